@@ -1,0 +1,58 @@
+"""The state of a training run: the one place that holds position and counters."""
+
+from typing import Any
+
+from leyden.engine.events import State
+
+__all__ = ["TrainState"]
+
+
+class TrainState(State):
+    """ignite's ``State`` with what a training step adds. Everything else reads these, nothing else counts.
+
+    Written by the engine: ``epoch`` (1-based, moves before EPOCH_STARTED), ``iteration`` (1-based over the
+    whole run, moves before ITERATION_STARTED), ``batch``, ``output``, ``epoch_length``, ``max_epochs``.
+
+    Written by the training step:
+
+    * ``optimizer_steps``: completed accumulation groups, 1-based; moves before OPTIMIZER_STEP_COMPLETED.
+    * ``loss``: what BACKWARD_STARTED listeners may look at, already divided by the accumulation factor.
+    * ``optimizer``, ``optimizer_idx``, ``split_idx``: whose turn it is.
+    * ``outputs``: what the steps of this batch returned, ``[optimizer][split]``, kept only where asked for.
+
+    Written by the handler named: ``accumulate_grad_batches`` (GradientAccumulation), ``epoch_start``
+    (Position: the iteration before the first batch of this epoch), ``num_batches`` (the loaders: batches in
+    this epoch, infinity if unknown), ``stage`` and ``trainer`` (whoever assembles the run).
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.optimizer_steps = 0
+        self.closed_at = -1  # the iteration whose group is complete but whose batch may not be over
+        self.epoch_start = 0
+        self.num_batches: float = float("inf")
+        self.accumulate_grad_batches = 1
+        self.loss: Any = None
+        self.model: Any = None
+        self.optimizers: list[Any] = []
+        self.optimizer: Any = None
+        self.optimizer_idx = 0
+        self.split_idx: int | None = None
+        self.outputs: list[list[Any]] = []
+        self.skip_batch = False
+        self.stage = "train"
+        self.trainer: Any = None
+        super().__init__(**kwargs)
+
+    @property
+    def batch_idx(self) -> int:
+        """0-based number of the batch in its epoch; between epochs that of the last batch."""
+        return max(self.iteration - 1 - self.epoch_start, 0)
+
+    @property
+    def global_step(self) -> int:
+        """Completed accumulation groups, as Lightning counts them: one behind until the batch is over."""
+        return self.optimizer_steps - (self.closed_at == self.iteration)
+
+    def settle(self) -> None:
+        """The batch is over in every respect: ``global_step`` catches up with ``optimizer_steps``."""
+        self.closed_at = -1

@@ -1,0 +1,392 @@
+"""What happens to one batch: forward, backward, and a parameter update where a group of batches is complete.
+
+:class:`TrainingStep` is the process function of a training engine. ``prepare`` looks once at what the run
+needs and picks the way: *straight* for one optimizer with no splits and nothing overridden, *general* for
+everything else, *manual* where the user's step does its own updates.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from leyden.engine.engine import Engine
+from leyden.engine.errors import MisconfigurationException
+from leyden.engine.events import TrainerEvents
+from leyden.engine.optimizer_proxy import OptimizerProxy
+from leyden.engine.state import TrainState
+
+__all__ = ["Scope", "TrainingStep"]
+
+
+class Scope:
+    """Who runs now: the name of the user's function, for whoever needs to know (metrics do)."""
+
+    __slots__ = ("hook",)
+
+    def __init__(self) -> None:
+        self.hook: str | None = None
+
+
+class TrainingStep:
+    """The process function of a training run.
+
+    Args:
+        forward: called as ``forward(batch, batch_idx, *extra)`` with ``batch_idx`` 0-based in the epoch and, in
+            this order, the optimizer's index if there are several, ``hiddens`` if ``split`` is given. Returns the
+            loss (a tensor of one element), a dict with ``"loss"``, or None to skip the update for this batch.
+        optimizers: the optimizers to step; may be empty.
+        manual: the forward function does its own backward and steps, through ``OptimizerProxy``.
+        frequencies: batches in a row for each optimizer; empty: all on every batch.
+        split: cuts a batch along time; ``hiddens`` of one part are handed to the next.
+        backward: called instead of ``loss.backward()``, with ``(loss, optimizer, optimizer_idx)``.
+        optimizer_step: called instead of ``optimizer.step(closure)``, with ``(optimizer, index, closure)``.
+        zero_grad: called instead of ``optimizer.zero_grad()``, with ``(optimizer, index)``.
+        toggle, untoggle: called around each optimizer's turn, with ``(optimizer, index)``.
+        keep_outputs: whether ``state.outputs`` is filled.
+        scope: told that ``training_step`` runs.
+
+    Source: PyTorch Lightning 1.1's training loop; the events in between are this package's.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[..., Any],
+        optimizers: Sequence[Optimizer],
+        *,
+        manual: bool = False,
+        takes_batch_idx: bool = True,
+        takes_optimizer_idx: bool = False,
+        frequencies: Sequence[int] = (),
+        split: Callable[[Any], Sequence[Any]] | None = None,
+        step_end: Callable[[Any], Any] | None = None,
+        backward: Callable[[Tensor, Any, int], Any] | None = None,
+        optimizer_step: Callable[[Any, int, Callable[[], Any]], Any] | None = None,
+        zero_grad: Callable[[Any, int], Any] | None = None,
+        toggle: Callable[[Any, int], Any] | None = None,
+        untoggle: Callable[[Any, int], Any] | None = None,
+        keep_outputs: bool = False,
+        on_none: Callable[[], Any] | None = None,
+        scope: Scope | Any | None = None,
+    ) -> None:
+        self.forward = forward
+        self.optimizers = list(optimizers)
+        self.manual = manual
+        self.takes_batch_idx = takes_batch_idx
+        self.takes_optimizer_idx = takes_optimizer_idx
+        self.frequencies = list(frequencies)
+        self.split = split
+        self.step_end = step_end
+        self.backward = backward
+        self.optimizer_step = optimizer_step
+        self.zero_grad = zero_grad
+        self.toggle = toggle
+        self.untoggle = untoggle
+        self.keep_outputs = keep_outputs
+        self.on_none = on_none
+        self.scope = Scope() if scope is None else scope
+        self.hiddens: Any = None
+        self.run: Callable[[Engine, Any], Any] = self._unprepared
+
+    def __call__(self, engine: Engine, batch: Any) -> Any:
+        return self.run(engine, batch)
+
+    def prepare(self, engine: Engine) -> None:
+        """Choose the way for this run and look up the events it fires; call it before ``engine.run``."""
+        if not isinstance(engine.state, TrainState):
+            state = TrainState()
+            state.__dict__.update(engine.state.__dict__)
+            engine.state = state
+        missing = [event for event in TrainerEvents if not engine.has_registered_events(event)]
+        if missing:
+            engine.register_events(
+                *missing,
+                event_to_attr={
+                    TrainerEvents.GRADIENTS_READY: "optimizer_steps",
+                    TrainerEvents.OPTIMIZER_STEP_STARTED: "optimizer_steps",
+                    TrainerEvents.OPTIMIZER_STEP_COMPLETED: "optimizer_steps",
+                },
+            )
+        self.engine = engine
+        self.forwarded = engine.channel(TrainerEvents.FORWARD_COMPLETED)
+        self.backward_started = engine.channel(TrainerEvents.BACKWARD_STARTED)
+        self.backward_completed = engine.channel(TrainerEvents.BACKWARD_COMPLETED)
+        self.gradients_ready = engine.channel(TrainerEvents.GRADIENTS_READY)
+        self.step_started = engine.channel(TrainerEvents.OPTIMIZER_STEP_STARTED)
+        self.step_completed = engine.channel(TrainerEvents.OPTIMIZER_STEP_COMPLETED)
+        self.zero_grad_started = engine.channel(TrainerEvents.ZERO_GRAD_STARTED)
+        self.proxies = [OptimizerProxy.wrap(o, i, self) for i, o in enumerate(self.optimizers)]
+        self._turns = [(i, o) for i, o in enumerate(self.optimizers)]
+        self._cycle = [turn for turn, n in zip(self._turns, self.frequencies) for _ in range(n)]
+        if self.manual:
+            self.run = self._manual
+        elif self._is_straight():
+            engine.state.optimizer, engine.state.optimizer_idx = self.optimizers[0], 0
+            self.run = self._straight
+        else:
+            self.run = self._general
+
+    def _is_straight(self) -> bool:
+        changed = (self.split, self.optimizer_step, self.zero_grad, self.backward, self.toggle, self.step_end)
+        return (
+            len(self.optimizers) == 1
+            and not self.frequencies
+            and not self.keep_outputs
+            and not any(changed)
+            and not needs_closure(self.optimizers[0])
+            and not self.takes_optimizer_idx
+        )
+
+    def closes_group(self, state: TrainState) -> bool:
+        """Whether gradients are complete with this batch: every k-th of the epoch, and its last."""
+        position = state.iteration - state.epoch_start
+        return position % state.accumulate_grad_batches == 0 or position == state.num_batches
+
+    # ------------------------------------------------------------------ the three ways
+
+    def _unprepared(self, engine: Engine, batch: Any) -> Any:
+        self.prepare(engine)
+        return self.run(engine, batch)
+
+    def _straight(self, engine: Engine, batch: Any) -> Any:
+        state: Any = engine.state
+        if state.skip_batch or batch is None:
+            return self._skip(state, batch)
+        position = state.iteration - state.epoch_start
+        self.scope.hook = "training_step"
+        output = self.forward(batch, position - 1) if self.takes_batch_idx else self.forward(batch)
+        loss = output if isinstance(output, Tensor) else self._loss_of(output)
+        k = state.accumulate_grad_batches
+        closes = k == 1 or position % k == 0 or position == state.num_batches
+        if loss is None:
+            if closes:
+                state.optimizer_steps += 1
+                state.closed_at = state.iteration
+            return None
+        if k != 1:
+            loss = loss / k
+        if self.forwarded.live or self.backward_started.live:
+            state.loss = loss
+            self.forwarded.fire()
+            self.backward_started.fire()
+        loss.backward()
+        if self.backward_completed.live:
+            self.backward_completed.fire()
+        if closes:
+            optimizer = self.optimizers[0]
+            if self.gradients_ready.live:
+                self.gradients_ready.fire()
+            if self.step_started.live:
+                self.step_started.fire()
+            optimizer.step()
+            state.optimizer_steps += 1
+            state.closed_at = state.iteration
+            if self.step_completed.live:
+                self.step_completed.fire()
+            if self.zero_grad_started.live:
+                self.zero_grad_started.fire()
+            optimizer.zero_grad()
+        return output
+
+    def _general(self, engine: Engine, batch: Any) -> Any:
+        state: Any = engine.state
+        if state.skip_batch or batch is None:
+            return self._skip(state, batch)
+        closes = self.closes_group(state)
+        self.hiddens = None
+        self._closing = closes
+        state.outputs = [[] for _ in self.optimizers]
+        last: Any = None
+        turns = self._turns if not self._cycle else [self._cycle[(state.iteration - 1) % len(self._cycle)]]
+        parts = (batch,) if self.split is None else self.split(batch)
+        for split_idx, part in enumerate(parts):
+            state.split_idx = split_idx if self.split is not None else None
+            for index, optimizer in turns:
+                state.optimizer, state.optimizer_idx = optimizer, index
+                output = self._turn(state, part, index, optimizer, closes)
+                if output is not None:
+                    last = output
+        state.split_idx = None
+        if closes:
+            state.optimizer_steps += 1
+            state.closed_at = state.iteration
+        return last
+
+    def _turn(self, state: Any, part: Any, index: int, optimizer: Optimizer, closes: bool) -> Any:
+        """One optimizer's turn on one part of a batch."""
+        result: list[Any] = []
+        if self.toggle is not None:
+            self.toggle(optimizer, index)
+        try:
+            if not closes:
+                result.append(self._forward_backward(state, part, index, optimizer, closes=False))
+            elif self.optimizer_step is None and not needs_closure(optimizer):
+                output = self._forward_backward(state, part, index, optimizer, closes=True)
+                result.append(output)
+                if output is not None:
+                    self.apply(optimizer, index)
+            else:
+
+                def closure() -> Any:
+                    if result and state.accumulate_grad_batches == 1:
+                        # Evaluated again within one step (LBFGS): a fresh gradient, not a sum.
+                        optimizer.zero_grad()
+                    output = self._forward_backward(state, part, index, optimizer, closes=True)
+                    result[:] = [output]
+                    # Not detached: LBFGS takes float() of it, user code may look at it.
+                    return None if output is None else self._last_loss
+
+                if self.optimizer_step is None:
+                    self.proxies[index].step(closure=closure)
+                else:
+                    self.optimizer_step(self.proxies[index], index, closure)
+        finally:
+            if self.untoggle is not None:
+                self.untoggle(optimizer, index)
+        return result[0] if result else None
+
+    def _manual(self, engine: Engine, batch: Any) -> Any:
+        state: Any = engine.state
+        if state.skip_batch or batch is None:
+            return self._skip(state, batch)
+        closes = self.closes_group(state)
+        self._closing = closes
+        self.hiddens = None
+        state.outputs = [[]]
+        output: Any = None
+        for part in (batch,) if self.split is None else self.split(batch):
+            output = self._call(part, state, 0)
+            if self.keep_outputs and output is not None:
+                state.outputs[0].append(self._kept(output))
+        if closes:
+            state.optimizer_steps += 1
+            state.closed_at = state.iteration
+        return output
+
+    # ------------------------------------------------------------------ parts of a step
+
+    def _call(self, part: Any, state: Any, index: int) -> Any:
+        arguments: list[Any] = [part]
+        if self.takes_batch_idx:
+            arguments.append(state.iteration - state.epoch_start - 1)
+        if self.takes_optimizer_idx:
+            arguments.append(index)
+        if self.split is not None:
+            arguments.append(self.hiddens)
+        self.scope.hook = "training_step"
+        output = self.forward(*arguments)
+        if self.step_end is not None:
+            self.scope.hook = "training_step_end"
+            output = self.step_end(output)
+        if self.split is not None and isinstance(output, dict) and "hiddens" in output:
+            self.hiddens = _detached(output["hiddens"])
+        return output
+
+    def _forward_backward(self, state: Any, part: Any, index: int, optimizer: Optimizer, *, closes: bool) -> Any:
+        output = self._call(part, state, index)
+        loss = output if isinstance(output, Tensor) else self._loss_of(output)
+        if loss is None:
+            return None
+        k = state.accumulate_grad_batches
+        state.loss = self._last_loss = loss = loss / k if k != 1 else loss
+        if self.forwarded.live:
+            self.forwarded.fire()
+        if self.backward_started.live:
+            self.backward_started.fire()
+        if self.backward is None:
+            loss.backward()
+        else:
+            self.scope.hook = "backward"
+            self.backward(loss, optimizer, index)
+        if self.backward_completed.live:
+            self.backward_completed.fire()
+        if closes and self.gradients_ready.live:
+            self.gradients_ready.fire()
+        if self.keep_outputs:
+            state.outputs[index].append(self._kept(output))
+        return output
+
+    def apply(
+        self, optimizer: Optimizer, index: int, closure: Callable[[], Any] | None = None, **kwargs: Any
+    ) -> Any:
+        """Step one optimizer with its events, then clear its gradients."""
+        if closure is None:
+            if self.step_started.live:
+                self.step_started.fire()
+            result = optimizer.step(**kwargs)
+        else:
+
+            def evaluated() -> Any:
+                loss = closure()
+                # Here the gradients are there; before `step` they are not.
+                if self.step_started.live:
+                    self.step_started.fire()
+                return loss
+
+            result = optimizer.step(evaluated, **kwargs)
+        if self.step_completed.live:
+            self.step_completed.fire()
+        if self.zero_grad_started.live:
+            self.zero_grad_started.fire()
+        if self.zero_grad is None:
+            optimizer.zero_grad()
+        else:
+            self.scope.hook = "optimizer_zero_grad"
+            self.zero_grad(self.proxies[index], index)
+        return result
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether the batch of now only adds to the gradients."""
+        return not self._closing
+
+    def _skip(self, state: Any, batch: Any) -> None:
+        # A batch that a hook refused, or a loader gave as None: no forward, but its place is counted.
+        state.outputs = []
+        if state.skip_batch or self.closes_group(state):
+            state.optimizer_steps += 1
+            state.closed_at = state.iteration
+
+    def _loss_of(self, output: Any) -> Tensor | None:
+        if output is None:
+            if self.on_none is not None:
+                self.on_none()
+            return None
+        if isinstance(output, dict) and "loss" in output:
+            loss = output["loss"]
+            if loss is None or isinstance(loss, Tensor):
+                return loss
+        raise MisconfigurationException(
+            f"training_step returned {_described(output)}: return the loss as a tensor, a dict with the "
+            "tensor under 'loss', or None to skip the update for this batch"
+        )
+
+    def _kept(self, output: Any) -> Any:
+        if isinstance(output, dict):
+            return {key: _detached(value) for key, value in output.items()}
+        return {"loss": _detached(output)}
+
+
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Whether ``step`` evaluates the loss itself, so that it cannot be called without a closure."""
+    return isinstance(optimizer, torch.optim.LBFGS)
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {key: _detached(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_detached(item) for item in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(_detached(item) for item in value)
+    return value
+
+
+def _described(output: Any) -> str:
+    if isinstance(output, dict):
+        return f"a dict with the keys {sorted(map(str, output))} and 'loss' is {type(output.get('loss')).__name__}"
+    return f"{output!r} ({type(output).__name__})"
