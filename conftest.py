@@ -1,0 +1,28 @@
+"""What holds for every test: tests that need a GPU say so and are skipped where there is none."""
+
+import pytest
+import torch
+
+__all__ = ["missing_gpus", "pytest_collection_modifyitems"]
+
+
+def missing_gpus(needed: int, present: int) -> str | None:
+    """Say why a test cannot run that needs ``needed`` GPUs, or None where it can."""
+    if present >= needed:
+        return None
+    what = "1 CUDA device" if needed == 1 else f"{needed} CUDA devices"
+    return f"needs {what}, and torch {torch.__version__} finds {present} here"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip each test marked gpu that this machine has too few GPUs for."""
+    # Counted at most once, and only when asked for: it loads the driver.
+    present: int | None = None
+    for item in items:
+        for mark in item.iter_markers("gpu"):
+            if present is None:
+                present = torch.cuda.device_count()
+            needed = mark.kwargs.get("count", mark.args[0] if mark.args else 1)
+            reason = missing_gpus(needed, present)
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
