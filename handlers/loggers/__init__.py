@@ -1,0 +1,25 @@
+"""Loggers: where metrics and hyper-parameters go."""
+
+from leyden.handlers.loggers.base import (
+    DummyExperiment,
+    DummyLogger,
+    LightningLoggerBase,
+    merge_dicts,
+    rank_zero_experiment,
+    rank_zero_only,
+)
+from leyden.handlers.loggers.collection import LoggerCollection
+from leyden.handlers.loggers.csv import CSVLogger
+from leyden.handlers.loggers.tensorboard import TensorBoardLogger
+
+__all__ = [
+    "CSVLogger",
+    "DummyExperiment",
+    "DummyLogger",
+    "LightningLoggerBase",
+    "LoggerCollection",
+    "TensorBoardLogger",
+    "merge_dicts",
+    "rank_zero_experiment",
+    "rank_zero_only",
+]
