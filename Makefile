@@ -58,8 +58,10 @@ test-ignite: $(VENV)/.test ## ignite's own tests, on its Engine and on ours
 	OMP_NUM_THREADS=1 $(PY) tools/ignite_lane.py
 
 lint: $(VENV)/.lint ## ruff: rules and format
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	@status=0; set -x; \
+	$(BIN)/ruff check . || status=1; \
+	$(BIN)/ruff format --check . || status=1; \
+	{ set +x; } 2>/dev/null; exit $$status
 
 format: $(VENV)/.lint ## put the code into ruff's format
 	$(BIN)/ruff check --fix .
@@ -67,8 +69,10 @@ format: $(VENV)/.lint ## put the code into ruff's format
 
 types: $(VENV)/.lint ## mypy --strict over the four packages, then pyright
 	$(PY) tools/typetree.py
-	cd .types && $(abspath $(BIN))/mypy --config-file ../setup.cfg -p leyden
-	$(BIN)/pyright --pythonpath $(PY)
+	@status=0; set -x; \
+	(cd .types && $(abspath $(BIN))/mypy --config-file ../setup.cfg -p leyden) || status=1; \
+	$(BIN)/pyright --pythonpath $(PY) || status=1; \
+	{ set +x; } 2>/dev/null; exit $$status
 
 bench: $(VENV)/.bench ## the benchmark table (peers that are not installed are left out)
 	$(PYTEST) benchmarks $(ARGS)

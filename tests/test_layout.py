@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def sources() -> dict[str, Path]:
     """Return the file of every module of ours, as installed: editable or from a wheel."""
-    found = {}
+    found: dict[str, Path] = {}
     for package in MAY_IMPORT:
         (folder,) = (Path(entry) for entry in importlib.import_module(package).__path__)
         for path in sorted(folder.rglob("*.py")):

@@ -14,11 +14,10 @@ for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10 p
     fi
 done
 
-if [ -n "$PYTHON" ]; then
-    found="PYTHON=$PYTHON is $("$PYTHON" --version 2>&1 || true)"
-else
-    found="python3 is $(python3 --version 2>&1 || true)"
-fi
-echo "No Python for leyden: it needs 3.10, 3.11, 3.12 or 3.13 with the venv module, and $found." >&2
-echo "Install one (on Debian and Ubuntu python3-venv too), or name it: make PYTHON=/path/to/python3.12" >&2
+# The first line only: a shim that fails has a lot to say.
+name=${PYTHON:-python3}
+found=$("$name" --version 2>&1 | head -n 1)
+echo "No Python for leyden: it needs 3.10, 3.11, 3.12 or 3.13 with the venv module." >&2
+echo "$name says: ${found:-nothing}" >&2
+echo "Install one (on Debian and Ubuntu python3-venv too), or name it: make PYTHON=/opt/bin/python3.12" >&2
 exit 1

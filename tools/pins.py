@@ -56,7 +56,7 @@ def members(
 ) -> set[str]:
     """Return the names of everything that ``roots`` need, themselves included."""
     found: set[tuple[str, str]] = set()
-    todo = [(canonicalize_name(r.name), extra) for r in roots for extra in ["", *r.extras]]
+    todo = [(str(canonicalize_name(r.name)), extra) for r in roots for extra in ["", *r.extras]]
     while todo:
         name, extra = todo.pop()
         if (name, extra) in found:
@@ -101,7 +101,7 @@ def main(interpreters: list[str]) -> None:
         report = resolve(interpreter)
         environment: dict[str, str] = report["environment"]
         packages = {
-            canonicalize_name(i["metadata"]["name"]): i["metadata"] for i in report["install"]
+            str(canonicalize_name(i["metadata"]["name"])): i["metadata"] for i in report["install"]
         }
         closed: dict[str, set[str]] = {}
         for layer, below in LAYERS.items():
