@@ -1,0 +1,105 @@
+"""Rebuild a module from a checkpoint."""
+
+import inspect
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+from leyden.hparams import AttributeDict
+from leyden.hparams_files import read_hparams
+
+__all__ = ["load_from_checkpoint"]
+
+# Names under which versions before 1.0 kept them; oldest first, so that newer ones win.
+_OLD_KEYS = ("hparams", "module_arguments")
+
+
+def load_from_checkpoint(
+    cls: Any,
+    checkpoint_path: str | Path,
+    map_location: Any = None,
+    hparams_file: str | Path | None = None,
+    strict: bool = True,
+    **kwargs: Any,
+) -> Any:
+    """Build the module with the hyper-parameters of a checkpoint, and load its weights.
+
+    Args:
+        cls: The class of the module.
+        checkpoint_path: The file.
+        map_location: Where its tensors go, as in ``torch.load``; None: to the CPU.
+        hparams_file: A ``.yaml``, ``.yml`` or ``.csv`` file whose hyper-parameters replace the saved ones.
+        strict: The names of the weights must be exactly those of the module.
+        kwargs: Arguments of the constructor; they win over the saved ones.
+
+    Returns:
+        The module, in training mode and without a Trainer.
+
+    Raises:
+        TypeError: The constructor needs arguments that are neither saved nor given.
+        ValueError: ``hparams_file`` is of an unknown kind.
+    """
+    from leyden.handlers import checkpoint_io
+
+    # First, so that a wrong name costs no reading of a large file.
+    replaced = None if hparams_file is None else read_hparams(hparams_file)
+    checkpoint = checkpoint_io.load(
+        checkpoint_path, map_location="cpu" if map_location is None else map_location
+    )
+    if replaced is not None:
+        checkpoint["hyper_parameters"] = replaced
+    module = cls(**_arguments(cls, checkpoint, kwargs))
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"], strict=strict)
+    return module
+
+
+def _arguments(cls: Any, checkpoint: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Work out what to call the constructor with."""
+    parameters = inspect.signature(cls.__init__).parameters
+    named = {
+        name
+        for name, parameter in list(parameters.items())[1:]
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    saved = AttributeDict()
+    for key in (*_OLD_KEYS, "hyper_parameters"):
+        saved.update(_as_dict(checkpoint.get(key, {})))
+    argument = checkpoint.get("hparams_name")
+    arguments: dict[str, Any]
+    if argument and argument in named:
+        # One argument holds them all. Attribute access as well: it may have been a Namespace.
+        saved.update({key: value for key, value in given.items() if key not in named})
+        arguments = {argument: saved}
+    else:
+        arguments = dict(saved)
+    arguments.update(given)
+    if not takes_all:
+        arguments = {name: value for name, value in arguments.items() if name in named}
+    required = [
+        name
+        for name in named
+        if parameters[name].default is inspect.Parameter.empty and name not in arguments
+    ]
+    if required:
+        raise TypeError(
+            f"{cls.__name__} needs {_listed(required)}, which the checkpoint does not hold: pass "
+            f"load_from_checkpoint(path, {required[0]}=...), or call save_hyperparameters() in __init__"
+        )
+    return arguments
+
+
+def _as_dict(saved: Any) -> dict[str, Any]:
+    if isinstance(saved, MutableMapping):
+        return dict(saved)
+    return dict(vars(saved))  # A Namespace, as versions before 1.0 saved it.
+
+
+def _listed(names: list[str]) -> str:
+    names = sorted(names)
+    return (
+        repr(names[0])
+        if len(names) == 1
+        else f"{', '.join(map(repr, names[:-1]))} and {names[-1]!r}"
+    )

@@ -1,0 +1,192 @@
+"""The plain functions behind methods of LightningModule."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leyden.exceptions import MisconfiguredValue
+from leyden.transfer import apply_to_tensors
+
+__all__ = [
+    "Toggles",
+    "all_gather",
+    "clip_gradients",
+    "grad_norm",
+    "split_batch",
+    "warn_tbptt_reduction",
+]
+
+
+class Toggles:
+    """Which parameters are frozen for the sake of another optimizer, and what they were before."""
+
+    def __init__(self) -> None:
+        # (the optimizer, {parameter: requires_grad before}) for each toggle not undone yet.
+        self._stack: list[tuple[Any, dict[nn.Parameter, bool]]] = []
+
+    def push(self, optimizer: Any, optimizers: Iterable[Any]) -> None:
+        """Leave only the parameters of ``optimizer`` training.
+
+        Args:
+            optimizer: The one to train.
+            optimizers: All optimizers of the module.
+        """
+        mine = set(_parameters(optimizer))
+        before = {p: p.requires_grad for other in optimizers for p in _parameters(other)}
+        before.update({p: p.requires_grad for p in mine})
+        original = {**before, **(self._original())}
+        for parameter in before:
+            parameter.requires_grad = original[parameter] and parameter in mine
+        self._stack.append((optimizer, before))
+
+    def pop(self, optimizer: Any = None) -> None:
+        """Undo toggles back to and with that of ``optimizer``; the last one for None.
+
+        An optimizer that is not toggled changes nothing.
+        """
+        if optimizer is None:
+            depth = len(self._stack) - 1
+        else:
+            mine = set(_parameters(optimizer))
+            depths = [i for i, (one, _) in enumerate(self._stack) if set(_parameters(one)) == mine]
+            depth = depths[-1] if depths else len(self._stack)
+        while len(self._stack) > max(depth, 0):
+            for parameter, required in self._stack.pop()[1].items():
+                parameter.requires_grad = required
+
+    def clear(self) -> None:
+        """Undo all; the run does this when a step ends, by an exception too."""
+        while self._stack:
+            self.pop()
+
+    def _original(self) -> dict[nn.Parameter, bool]:
+        original: dict[nn.Parameter, bool] = {}
+        for _, before in reversed(self._stack):
+            original.update(before)
+        return original
+
+
+def _parameters(optimizer: Any) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def clip_gradients(parameters: Iterable[Tensor], value: float, algorithm: str) -> None:
+    """Clip gradients in place.
+
+    Args:
+        parameters: Whose gradients; those without one are passed over.
+        value: The largest norm of all together, or the largest absolute value; 0 for no clipping.
+        algorithm: ``"norm"`` (Euclidean) or ``"value"``.
+    """
+    if algorithm not in ("norm", "value"):
+        raise MisconfiguredValue(
+            f"gradient_clip_algorithm={algorithm!r} is unknown: use 'norm' or 'value'"
+        )
+    if value < 0:
+        raise MisconfiguredValue(
+            f"gradient_clip_val={value} is negative: pass a number above 0, or 0 for no clipping"
+        )
+    if value == 0:
+        return
+    if algorithm == "norm":
+        nn.utils.clip_grad_norm_(parameters, value)
+    else:
+        nn.utils.clip_grad_value_(parameters, value)
+
+
+def grad_norm(named: Iterable[tuple[str, Tensor]], norm_type: float) -> dict[str, float]:
+    """Return the norms of gradients by name, and of all, rounded to 4 digits.
+
+    Waits for the device once, whatever the number of parameters.
+
+    Args:
+        named: Names and parameters.
+        norm_type: The p of the norm; infinity for the largest value.
+    """
+    if not norm_type > 0:
+        raise MisconfiguredValue(
+            f"norm_type={norm_type} is no norm: pass a number above 0 or 'inf'"
+        )
+    names, norms = [], []
+    for name, parameter in named:
+        if parameter.grad is not None:
+            names.append(name)
+            norms.append(torch.linalg.vector_norm(parameter.grad.detach(), norm_type))
+    if not norms:
+        return {f"grad_{norm_type}_norm_total": 0.0}
+    home = norms[0].device
+    every = torch.stack([norm.to(home, torch.float32) for norm in norms])
+    total = torch.linalg.vector_norm(every, norm_type)
+    values = torch.cat([every, total.reshape(1)]).tolist()
+    keys = [f"grad_{norm_type}_norm_{name}" for name in [*names, "total"]]
+    return {key: round(value, 4) for key, value in zip(keys, values, strict=True)}
+
+
+def split_batch(batch: Any, split_size: int) -> list[Any]:
+    """Split a batch along time; see ``LightningModule.tbptt_split_batch``."""
+    if not isinstance(split_size, int) or split_size < 1:
+        raise MisconfiguredValue(f"split_size={split_size!r} is no number of steps: pass 1 or more")
+    if isinstance(batch, Tensor) or not isinstance(batch, Sequence):
+        raise MisconfiguredValue(
+            f"a batch of type {type(batch).__name__} cannot be split along time: return a tuple or list "
+            "from the loader, or override tbptt_split_batch"
+        )
+    lengths = {_time(part) for part in batch if _has_time(part)}
+    if len(lengths) != 1:
+        found = f"times of {sorted(lengths)} steps" if lengths else "nothing with a time dimension"
+        raise MisconfiguredValue(
+            f"the batch holds {found}: all parts need the same length in dimension 1; "
+            "override tbptt_split_batch to split it another way"
+        )
+    return [
+        [_cut(part, start, start + split_size) for part in batch]
+        for start in range(0, lengths.pop(), split_size)
+    ]
+
+
+def _has_time(part: Any) -> bool:
+    if isinstance(part, Tensor):
+        return part.dim() > 1
+    return isinstance(part, Sequence) and len(part) > 0 and hasattr(part[0], "__len__")
+
+
+def _time(part: Any) -> int:
+    return int(part.shape[1]) if isinstance(part, Tensor) else len(part[0])
+
+
+def _cut(part: Any, start: int, end: int) -> Any:
+    if not _has_time(part):
+        return part
+    if isinstance(part, Tensor):
+        return part[:, start:end]
+    return [sample[start:end] for sample in part]
+
+
+def all_gather(data: Any, group: Any, sync_grads: bool) -> Any:
+    """Gather tensors from all processes; see ``LightningModule.all_gather``."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return data
+
+    def gather(tensor: Tensor) -> Tensor:
+        if sync_grads:
+            from torch.distributed.nn.functional import all_gather as gather_with_gradients
+
+            return torch.stack(list(gather_with_gradients(tensor, group)))
+        parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size(group))]
+        distributed.all_gather(parts, tensor.contiguous(), group=group)
+        return torch.stack(parts)
+
+    return apply_to_tensors(data, gather)
+
+
+def warn_tbptt_reduction(name: str) -> None:
+    """Say that a reduction of its own for the splits of a batch is not built."""
+    warnings.warn(
+        f"self.log({name!r}): tbptt_reduce_fx and tbptt_pad_token have no effect, the splits of a batch "
+        "are reduced by reduce_fx: leave both out",
+        stacklevel=3,
+    )
