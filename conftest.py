@@ -1,9 +1,11 @@
 """What holds for every test: tests that need a GPU say so and are skipped where there is none."""
 
+from importlib.metadata import Distribution, distributions
+
 import pytest
 import torch
 
-__all__ = ["missing_gpus", "pytest_collection_modifyitems"]
+__all__ = ["installed", "missing_gpus", "pytest_collection_modifyitems"]
 
 
 def missing_gpus(needed: int, present: int) -> str | None:
@@ -26,3 +28,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             reason = missing_gpus(needed, present)
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def installed() -> Distribution:
+    """Return leyden's metadata as pip installed it.
+
+    The egg-info that a build leaves in the root would be found first, and may be an old one.
+    """
+    return next(found for found in distributions(name="leyden") if found.read_text("WHEEL"))

@@ -2,12 +2,15 @@
 
 import ast
 import importlib
+import importlib.metadata
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 #: Each package and those of ours that it may import.
 MAY_IMPORT = {
@@ -23,6 +26,10 @@ ALWAYS_THERE = {
     "leyden.handlers": {"torch", "ignite", "numpy", "packaging"},
     "leyden": {"torch", "ignite", "numpy", "packaging"},
 }
+#: Packages that pip knows by another name, where that cannot be looked up because they are missing.
+IMPORTED_AS = {"pynvml": "nvidia-ml-py", "yaml": "PyYAML"}
+#: What no package index provides: it is built from source, and refused where it is missing.
+UNDECLARED = {"apex"}
 LONGEST = 500
 #: Folders that exist on one machine only; written so that this file does not name one itself.
 _HOMES = "|".join(["home", "root", "tmp", "Users"])
@@ -164,6 +171,26 @@ def test_every_module_has_a_docstring_and_names_what_is_public() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def distributions(top: str) -> set[str]:
+    """Return what pip calls the package that is imported as ``top``."""
+    installed = importlib.metadata.packages_distributions().get(top, [])
+    return {canonicalize_name(name) for name in installed or [IMPORTED_AS.get(top, top)]}
+
+
+def test_every_package_that_is_imported_is_declared(
+    installed: importlib.metadata.Distribution,
+) -> None:
+    declared = {canonicalize_name(Requirement(line).name) for line in installed.requires or []}
+    wrong = sorted(
+        f"{name}:{line} imports {top}: declare it in setup.cfg, as an extra if it is optional"
+        for name, path in SOURCES.items()
+        for line, imported in imports(ast.parse(path.read_text()))
+        if (top := imported.split(".")[0]) not in {"leyden", *sys.stdlib_module_names, *UNDECLARED}
+        and not distributions(top) & declared
+    )
+    assert not wrong, "\n".join(wrong)
+
+
 def test_no_file_is_too_long() -> None:
     long = {
         name: lines
@@ -190,3 +217,12 @@ def test_the_text_names_no_path_of_one_machine() -> None:
 def test_a_path_of_one_machine_is_noticed(folder: str) -> None:
     assert MACHINE_PATH.search(f"see /{folder}/someone/runs")
     assert not MACHINE_PATH.search(f"see runs/{folder}/someone or $DIR/{folder}/x")
+
+
+def test_the_lanes_of_ci_are_targets_of_make() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^all=\((.*)\)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    lanes = line.split()
+    assert {"lint", "types", "test", "wheel", "test-ignite", "bench-smoke"} <= set(lanes)
+    for lane in lanes:
+        assert re.search(rf"^{lane}:.* ## ", makefile, re.MULTILINE), lane

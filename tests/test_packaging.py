@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -132,19 +133,18 @@ def test_import_is_light_and_leaves_no_trace(
     assert best["added"] <= BOUND
 
 
-def required() -> set[str]:
-    """Return the installed distributions that leyden needs without any extra, itself included."""
-    found: set[str] = set()
-    todo = ["leyden"]
+def required(distribution: importlib.metadata.Distribution) -> set[str]:
+    """Return the names of what a distribution needs without any extra, its own included."""
+    found = {"leyden"}
+    todo = [distribution]
     while todo:
-        name = todo.pop()
-        if name in found:
-            continue
-        found.add(name)
-        for line in importlib.metadata.requires(name) or []:
+        for line in todo.pop().requires or []:
             need = Requirement(line)
-            if need.marker is None or need.marker.evaluate({"extra": ""}):
-                todo.append(canonicalize_name(need.name))
+            name = canonicalize_name(need.name)
+            wanted = need.marker is None or need.marker.evaluate({"extra": ""})
+            if wanted and name not in found:
+                found.add(name)
+                todo.append(importlib.metadata.distribution(name))
     return found
 
 
@@ -168,8 +168,10 @@ print("leyden" in sys.modules)
 
 
 @pytest.mark.slow
-def test_every_module_imports_with_the_required_packages_only() -> None:
-    needed = required()
+def test_every_module_imports_with_the_required_packages_only(
+    installed: importlib.metadata.Distribution,
+) -> None:
+    needed = required(installed)
     blocked = [
         top
         for top, distributions in importlib.metadata.packages_distributions().items()
@@ -203,13 +205,41 @@ def test_the_examples_in_the_docstrings_run(
     assert failed == 0, f"{failed} examples of {name} failed: see the output"
 
 
-def test_the_installed_metadata_says_what_users_rely_on() -> None:
-    metadata = importlib.metadata.metadata("leyden")
+def test_the_handler_in_the_contributing_guide_runs() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(compile(block, "CONTRIBUTING.md", "exec"), names)
+    engine = names["Engine"](lambda engine, batch: None)
+    handler = names["CountSamples"]()
+    handler.attach(engine)
+    engine.run([[1, 2], [3]], max_epochs=2)
+    assert handler.state_dict() == {"samples": 6}
+    handler.detach()
+    engine.run([[1, 2], [3]], max_epochs=3)
+    assert handler.samples == 6
+
+
+def test_the_installed_metadata_says_what_users_rely_on(
+    installed: importlib.metadata.Distribution,
+) -> None:
+    metadata = installed.metadata
     assert metadata["Version"] == leyden.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.10"
-    extras = {"rich", "plot", "remote", "gpu", "monitor", "metrics", "cli", "wandb", "mlflow"}
-    assert extras | {"onnx", "quant", "launch", "tpu", "test"} <= set(
+    extras = {
+        "yaml",
+        "rich",
+        "plot",
+        "remote",
+        "gpu",
+        "monitor",
+        "metrics",
+        "cli",
+        "wandb",
+        "mlflow",
+    }
+    assert extras | {"yaml", "onnx", "quant", "launch", "tpu", "test"} <= set(
         metadata.get_all("Provides-Extra") or []
     )
     needed = {Requirement(line).name for line in metadata.get_all("Requires-Dist") or []}
@@ -237,13 +267,15 @@ def test_a_pin_file_pins_and_includes_what_it_builds_on(path: Path) -> None:
             assert (path.parent / line.removeprefix("-r ")).is_file()
 
 
-def test_the_pins_lie_within_the_ranges_that_users_get() -> None:
+def test_the_pins_lie_within_the_ranges_that_users_get(
+    installed: importlib.metadata.Distribution,
+) -> None:
     pinned: dict[str, list[str]] = {}
     for line in (ROOT / "requirements" / "base.txt").read_text().splitlines():
         if not line.startswith("#"):
             name, version = line.partition(" ;")[0].split("==")
             pinned.setdefault(name, []).append(version.strip())
-    for line in importlib.metadata.requires("leyden") or []:
+    for line in installed.requires or []:
         need = Requirement(line)
         if need.marker is None:
             versions = pinned[canonicalize_name(need.name)]

@@ -24,12 +24,25 @@ __all__ = ["main"]
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run(*command: str | Path, cwd: Path) -> None:
-    """Run a command in ``cwd``; stop here with its exit status when it fails."""
+def run(*command: str | Path, cwd: Path, quiet: bool = False) -> None:
+    """Run a command in ``cwd``; stop here with its exit status when it fails.
+
+    With ``quiet`` its output is shown only then.
+    """
     # Neither the user's nor this environment's paths may lead back to the sources.
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env=env, check=False)
+    output = subprocess.PIPE if quiet else None
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=env,
+        check=False,
+        text=True,
+        stdout=output,
+        stderr=subprocess.STDOUT if quiet else None,
+    )
     if done.returncode:
+        print(done.stdout or "", end="", file=sys.stderr)
         print(f"wheel check failed: {' '.join(str(part) for part in command)}", file=sys.stderr)
         sys.exit(done.returncode)
 
@@ -57,7 +70,8 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="leyden-wheel-") as folder:
         work = Path(folder)
         # build makes the wheel from the sdist, so what the sdist lacks the wheel lacks too.
-        run(sys.executable, "-m", "build", "--no-isolation", "--outdir", work, ROOT, cwd=work)
+        build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", work, ROOT]
+        run(*build, cwd=work, quiet=True)
         (wheel,) = work.glob("*.whl")
         (sdist,) = work.glob("*.tar.gz")
 
