@@ -5,16 +5,16 @@ The tree; every class on the right-hand side is also the built-in named there::
     MisconfigurationException            catches them all
       MisconfiguredType                  TypeError: the value is of a wrong type
       MisconfiguredValue                 ValueError: right type, impossible value or combination
-      NotBuilt                           ValueError: sensible, but not there in this version or on this machine
+      NotBuilt                           ValueError: not there in this version or on this machine
       ReportedType                       TypeError      }
-      ReportedValue                      ValueError     }  Lightning 1.1 raised the bare built-in for
-      ReportedIndex                      IndexError     }  these arguments, so code that looks at the
-      ReportedAssertion                  AssertionError }  type's name finds the name it knows
+      ReportedValue                      ValueError     }  for these arguments Lightning 1.1 raised
+      ReportedIndex                      IndexError     }  the bare built-in, so code that looks at
+      ReportedAssertion                  AssertionError }  the type's name finds the one it knows
       ReportedRuntime                    RuntimeError   }
 
-``type(error).__name__`` is what Lightning 1.1 users match on: ``MisconfigurationException`` for the first
-three subclasses, the built-in's own name for the others. ``__qualname__`` stays the class's own, because
-tracebacks print it and pickle finds the class by it.
+``type(error).__name__`` is what Lightning 1.1 users match on: ``MisconfigurationException`` for the
+first three subclasses, the built-in's own name for the others. ``__qualname__`` stays the class's
+own, because tracebacks print it and pickle finds the class by it.
 """
 
 __all__ = [

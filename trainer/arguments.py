@@ -1,7 +1,7 @@
 """Command lines and environment variables for the arguments of a class.
 
-The functions work on any class: they read the signature of its ``__init__`` (and of its bases', where
-it passes ``**kwargs`` on), so Trainer and the data modules share them.
+The functions work on any class: they read the signature of its ``__init__`` (and of its bases',
+where it passes ``**kwargs`` on), so Trainer and the data modules share them.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import types
 import typing
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 __all__ = [
@@ -39,11 +40,11 @@ _FALSE = ("n", "no", "f", "false", "off", "0")
 _LITERALS = {list: "[", tuple: "(", dict: "{"}
 
 
-# --- what a class takes -----------------------------------------------------------------------------
+# --- what a class takes
 
 
 def _plain_types(annotation: Any) -> tuple[type, ...]:
-    """Return the classes that an annotation allows: ``int | list[str] | None`` -> int, list, NoneType."""
+    """Return the classes that an annotation allows: ``int | list[str]`` gives int and list."""
     if annotation is None:
         return (type(None),)
     origin = typing.get_origin(annotation)
@@ -82,9 +83,10 @@ def _init_parameters(cls: type) -> list[tuple[inspect.Parameter, dict[str, Any]]
 
 
 def get_init_arguments_and_types(cls: type) -> list[tuple[str, tuple[type, ...], Any]]:
-    """Return (name, types, default) of each argument; the default is ``inspect._empty`` if required.
+    """Return (name, types, default) of each argument.
 
-    An argument without an annotation takes the type of its default.
+    The default of a required argument is ``inspect.Parameter.empty``. An argument without an
+    annotation takes the type of its default.
     """
     result = []
     for parameter, hints in _init_parameters(cls):
@@ -97,11 +99,12 @@ def get_init_arguments_and_types(cls: type) -> list[tuple[str, tuple[type, ...],
 
 
 def get_deprecated_arg_names(cls: type) -> list[str]:
-    """Return the names listed in class attributes called ``DEPRECATED...``; parsers leave them out."""
+    """Return the names in class attributes called ``DEPRECATED...``; parsers leave them out."""
     names: list[str] = []
-    for attribute, value in vars(cls).items():
-        if attribute.startswith("DEPRECATED") and isinstance(value, (list, tuple)):
-            names.extend(value)
+    for base in cls.__mro__:
+        for attribute, value in vars(base).items():
+            if attribute.startswith("DEPRECATED") and isinstance(value, (list, tuple)):
+                names.extend(value)
     return names
 
 
@@ -115,21 +118,21 @@ def default_attributes(cls: type) -> dict[str, Any]:
     }
 
 
-# --- text to values ---------------------------------------------------------------------------------
+# --- text to values
 
 
 def parse_text(kinds: tuple[type, ...], text: str) -> Any:
     """Read text as a value of one of the types.
 
-    The first that fits, in this order: None, bool, int, float, a literal of a container type, a path,
-    text itself. ``0`` and ``1`` are numbers where numbers are allowed.
+    The first that fits, in this order: None, bool, int, float, a literal of a container type, text
+    itself, a path. ``0`` and ``1`` are numbers where numbers are allowed.
 
     Raises:
         ValueError: if the text is none of them.
 
     Example:
-        >>> parse_text((int, float), "0.5"), parse_text((bool,), "off"), parse_text((int, bool), "3")
-        (0.5, False, 3)
+        >>> parse_text((int, float), "0.5"), parse_text((bool,), "off")
+        (0.5, False)
     """
     word = text.strip()
     if type(None) in kinds and word in ("None", "none", "null"):
@@ -137,23 +140,23 @@ def parse_text(kinds: tuple[type, ...], text: str) -> Any:
     number = int in kinds and word in ("0", "1")
     if bool in kinds and not number and word.lower() in _TRUE + _FALSE:
         return word.lower() in _TRUE
-    for kind in (int, float):
-        if kind in kinds:
+    for number_type in (int, float):
+        if number_type in kinds:
             try:
-                return kind(word)
+                return number_type(word)
             except ValueError:
                 continue
-    for kind, opening in _LITERALS.items():
-        if _allows(kinds, kind) and word.startswith(opening):
+    for container, opening in _LITERALS.items():
+        if _allows(kinds, container) and word.startswith(opening):
             try:
                 return ast.literal_eval(word)
             except (ValueError, SyntaxError, MemoryError, RecursionError):
                 break
     if str in kinds:
         return text
-    paths = [k for k in kinds if issubclass(k, os.PathLike) and not inspect.isabstract(k)]
+    paths: list[Any] = [k for k in kinds if issubclass(k, os.PathLike)]
     if paths:
-        return paths[0](text)
+        return Path(text) if inspect.isabstract(paths[0]) else paths[0](text)
     allowed = " or ".join(k.__name__ for k in kinds if k is not type(None))
     raise ValueError(f"{text!r} is not {allowed}")
 
@@ -173,8 +176,8 @@ def environment(
 ) -> dict[str, tuple[str, Any]]:
     """Return ``{argument: (variable, value)}`` for the variables ``<prefix><ARGUMENT>``.
 
-    Empty variables count as not set. Text that fits none of the argument's types stays text, so that
-    whoever checks the argument refuses it by name.
+    Empty variables count as not set. Text that fits none of the argument's types stays text, so
+    that whoever checks the argument refuses it by name.
     """
     found: dict[str, tuple[str, Any]] = {}
     for argument, kinds in arguments.items():
@@ -190,7 +193,7 @@ def environment(
 
 
 def match_env_arguments(cls: type) -> Namespace:
-    """Return the arguments that the environment sets for a class, as in ``PL_TRAINER_MAX_EPOCHS=3``."""
+    """Return the arguments that the environment sets, as in ``PL_TRAINER_MAX_EPOCHS=3``."""
     arguments = {name: kinds for name, kinds, _ in get_init_arguments_and_types(cls)}
     values: dict[str, Any] = {}
     for prefix in PREFIXES:
@@ -199,11 +202,11 @@ def match_env_arguments(cls: type) -> Namespace:
     return Namespace(**values)
 
 
-# --- command lines ----------------------------------------------------------------------------------
+# --- command lines
 
 
 def argument_descriptions(cls: type) -> dict[str, str]:
-    """Return what the docstrings say of each argument: an ``Args`` section, or text below a field."""
+    """Return what docstrings say of each argument: an ``Args`` section, or text below a field."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         for docstring in (base.__doc__, getattr(base.__dict__.get("__init__"), "__doc__", None)):

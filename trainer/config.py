@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from os import PathLike
-from typing import Any
+from typing import Any, Union
 
+from leyden import config_objects as objects
 from leyden import config_rules as rules
 from leyden import config_values as check
 from leyden.arguments import environment, get_init_arguments_and_types
-from leyden.config_rules import ALIASES, Change
+from leyden.config_names import ALIASES, resolve_aliases
+from leyden.config_rules import Change
 from leyden.engine.errors import MisconfiguredType, MisconfiguredValue
 
 __all__ = ["ALIASES", "CHECKS", "Change", "TrainerConfig", "signature_parameters"]
@@ -23,9 +25,9 @@ __all__ = ["ALIASES", "CHECKS", "Change", "TrainerConfig", "signature_parameters
 class TrainerConfig:
     """The arguments of a Trainer, checked, in their documented form.
 
-    Made by :meth:`parse`; the constructor itself checks nothing. The fields hold what is in force in this
-    run: ``changes`` says which of them another argument changed, ``given`` what the caller wrote.
-    Steps are optimizer steps counted over the whole run; epochs count from 0.
+    Made by :meth:`parse`; the constructor itself checks nothing. The fields hold what is in force:
+    ``changes`` says what another argument changed, ``given`` what the caller wrote. Steps are
+    optimizer steps counted over the whole run; epochs count from 0.
     """
 
     logger: bool | Any = True
@@ -98,13 +100,13 @@ class TrainerConfig:
     """Share (float) or number (int) of training batches in an epoch; 0 trains on none."""
 
     limit_val_batches: int | float = 1.0
-    """Share (float) or number (int) of the batches of each validation loader; 0 for no validation."""
+    """Share (float) or number (int) of the batches of each validation loader; 0 for none."""
 
     limit_test_batches: int | float = 1.0
     """Share (float) or number (int) of the batches of each test loader."""
 
     val_check_interval: int | float = 1.0
-    """Validate after this share (float) of a training epoch, or after every so many batches (int)."""
+    """Validate after this share (float) of a training epoch, or after so many batches (int)."""
 
     flush_logs_every_n_steps: int = 100
     """Steps after which loggers write what they hold to disk."""
@@ -116,7 +118,7 @@ class TrainerConfig:
     """A way to distribute (ddp, dp, ...), or a kind of device ('cpu', 'gpu', 'tpu', 'auto')."""
 
     sync_batchnorm: bool = False
-    """Whether batch norm layers see the batches of all processes; with one process it is the same."""
+    """Whether batch norm layers see the batches of all processes; no change with one."""
 
     precision: int = 32
     """Bits of the floating-point numbers."""
@@ -194,7 +196,7 @@ class TrainerConfig:
     """What the caller wrote, by argument; environment variables included. Not an argument."""
 
     origin: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
-    """How each argument in ``given`` was given: its name, an alias or a variable. Not an argument."""
+    """How each of ``given`` was given: its name, an alias or a variable. Not an argument."""
 
     changes: tuple[Change, ...] = field(default=(), compare=False, repr=False)
     """What fast_dev_run and overfit_batches changed. Not an argument."""
@@ -213,8 +215,8 @@ class TrainerConfig:
             The configuration, with ``given``, ``origin`` and ``changes`` filled in.
 
         Raises:
-            MisconfigurationException: for an unknown argument, a wrong type, value or combination, and
-                for what is not built yet. The message names the argument.
+            MisconfigurationException: for an unknown argument, a wrong type, value or combination,
+                and for what is not built yet. The message names the argument.
 
         Example:
             >>> config = TrainerConfig.parse(max_epochs=5, fast_dev_run=True)
@@ -231,14 +233,14 @@ class TrainerConfig:
             values[name] = CHECKS[name](label, value)
         values["track_grad_norm"] = float(values["track_grad_norm"])
         rules.check_backend_names(values)
-        rules.check_hardware(values)
+        rules.check_hardware(values, origin)
         rules.check_combinations(values)
         rules.check_not_yet(values, origin)
         changes = rules.effects(values)
         return cls(**values, given=given, origin=origin, changes=tuple(changes))
 
     def arguments(self) -> dict[str, Any]:
-        """Return every argument with the value in force; parsing them again gives an equal config."""
+        """Return every argument as it is in force; parsing them again gives an equal config."""
         return {name: getattr(self, name) for name in CHECKS}
 
     @property
@@ -259,7 +261,7 @@ class TrainerConfig:
 
     @property
     def needs_dummy_logger(self) -> bool:
-        """Whether fast_dev_run silenced a logger, so that ``self.logger.experiment`` must still answer."""
+        """Whether fast_dev_run silenced a logger: ``self.logger.experiment`` must still answer."""
         return any(change.argument == "logger" for change in self.changes)
 
     @property
@@ -274,17 +276,17 @@ class TrainerConfig:
 
 
 CHECKS: dict[str, check.Check] = {
-    "logger": check.logger,
-    "checkpoint_callback": check.checkpoint,
-    "callbacks": check.callbacks,
-    "default_root_dir": check.path,
+    "logger": objects.logger,
+    "checkpoint_callback": objects.checkpoint,
+    "callbacks": objects.callbacks,
+    "default_root_dir": objects.path,
     "gradient_clip_val": check.magnitude,
     "process_position": check.count(0),
     "num_nodes": check.count(1),
     "num_processes": check.count(1),
-    "gpus": check.devices,
+    "gpus": objects.devices,
     "auto_select_gpus": check.flag(),
-    "tpu_cores": check.cores,
+    "tpu_cores": objects.cores,
     "log_gpu_memory": check.choice(None, "all", "min_max"),
     "progress_bar_refresh_rate": check.count(0, none=1, advice="0 shows no progress bar"),
     "overfit_batches": check.limit(none=None),
@@ -306,27 +308,27 @@ CHECKS: dict[str, check.Check] = {
     "sync_batchnorm": check.flag(),
     "precision": check.precision,
     "weights_summary": check.choice(None, "top", "full"),
-    "weights_save_path": check.path,
+    "weights_save_path": objects.path,
     "num_sanity_val_steps": check.sanity_steps,
     "truncated_bptt_steps": check.count(1, optional=True),
-    "resume_from_checkpoint": check.path,
-    "profiler": check.profiler,
+    "resume_from_checkpoint": objects.path,
+    "profiler": objects.profiler,
     "benchmark": check.flag(none=False),
     "deterministic": check.flag(none=False),
     "reload_dataloaders_every_epoch": check.flag_or_count,
-    "auto_lr_find": check.flag_or_text,
+    "auto_lr_find": objects.flag_or_text,
     "replace_sampler_ddp": check.flag(),
     "terminate_on_nan": check.flag(),
-    "auto_scale_batch_size": check.flag_or_text,
+    "auto_scale_batch_size": objects.flag_or_text,
     "prepare_data_per_node": check.flag(),
     "plugins": check.anything,
-    "amp_backend": check.text,
-    "amp_level": check.text,
+    "amp_backend": objects.text,
+    "amp_level": objects.text,
     "distributed_backend": check.anything,
     "automatic_optimization": check.either(None, check.flag()),
     "move_metrics_to_cpu": check.flag(),
     "gradient_clip_algorithm": check.algorithm,
-    "max_time": check.time_limit,
+    "max_time": objects.time_limit,
     "limit_predict_batches": check.limit(),
 }
 
@@ -352,7 +354,11 @@ def signature_parameters() -> list[inspect.Parameter]:
         for f in fields(TrainerConfig)
         if f.name not in NOT_ARGUMENTS
     ]
-    return own + [inspect.Parameter(name, kind, default=None, annotation=Any) for name in ALIASES]
+    today = [
+        inspect.Parameter(name, kind, default=None, annotation=Union[(*alias.types, None)])  # noqa: UP007
+        for name, alias in ALIASES.items()
+    ]
+    return own + today
 
 
 def _refuse_unknown(names: Iterable[str], prefix: str = "") -> None:
@@ -373,7 +379,7 @@ def _given(
     kwargs: Mapping[str, Any], environ: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Merge what was passed with what the environment says, by the names of 1.1."""
-    given, origin = rules.resolve_aliases(kwargs, {name: name for name in kwargs}, {})
+    given, origin = resolve_aliases(kwargs, {name: name for name in kwargs}, {})
     if not any(variable.startswith(_VARIABLES) for variable in environ):
         return given, origin
     types = {name: kinds for name, kinds, _ in get_init_arguments_and_types(TrainerConfig)}
@@ -389,7 +395,7 @@ def _given(
         found = environment(prefix, types, environ)
         values = {name: value for name, (_, value) in found.items()}
         sources = {name: variable for name, (variable, _) in found.items()}
-        merged.append(rules.resolve_aliases(values, sources, given))
+        merged.append(resolve_aliases(values, sources, given))
     (fills, fill_origin), (wins, win_origin) = merged
     for name in fills.keys() & wins.keys():
         if fills[name] != wins[name]:

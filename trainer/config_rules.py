@@ -1,15 +1,17 @@
-"""Rules between arguments: other names, what is not built yet, combinations, and effects.
+"""Rules between arguments: what is not built yet, which combinations are refused, what sets what.
 
-Each of the first two is one table. Everything here works on values that :mod:`leyden.config_values`
-has already brought into their documented form, except the names in :data:`ALIASES`.
+Everything here works on values that :mod:`leyden.config_values` and :mod:`leyden.config_objects`
+have brought into their documented form.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from leyden.config_values import count, flag, refuse, shown
+from leyden.config_names import BACKENDS, DEVICE_KINDS
+from leyden.config_values import refuse, shown
 from leyden.engine.errors import (
+    MisconfigurationException,
     MisconfiguredType,
     MisconfiguredValue,
     NotBuilt,
@@ -18,11 +20,7 @@ from leyden.engine.errors import (
 )
 
 __all__ = [
-    "ALIASES",
-    "BACKENDS",
-    "DEVICE_KINDS",
     "NOT_YET",
-    "Alias",
     "Change",
     "NotYet",
     "check_backend_names",
@@ -30,13 +28,9 @@ __all__ = [
     "check_hardware",
     "check_not_yet",
     "effects",
-    "resolve_aliases",
 ]
 
 Values = dict[str, Any]
-
-DEVICE_KINDS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
-BACKENDS = ("dp", "ddp", "ddp2", "ddp_spawn", "ddp_cpu", "fsdp", "horovod", "xla")
 
 
 @dataclass(frozen=True)
@@ -60,128 +54,7 @@ class Change:
         return f"{self.argument}: {shown(self.old)} -> {shown(self.new)} ({self.because})"
 
 
-# --- today's names ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Alias:
-    """What an argument of today's Lightning is called here.
-
-    Attributes:
-        meaning: the translation in words, for documentation.
-        translate: (name, value, all other arguments) -> the arguments it stands for.
-        types: what an environment variable's text may be read as.
-    """
-
-    meaning: str
-    translate: Callable[[str, Any, Mapping[str, Any]], Values]
-    types: tuple[type, ...] = (bool,)
-
-
-def _renamed(argument: str) -> Alias:
-    return Alias(f"{argument}, same values", lambda name, value, others: {argument: value})
-
-
-def _switch(argument: str, on: object, off: object) -> Alias:
-    def translate(name: str, value: Any, others: Mapping[str, Any]) -> Values:
-        return {argument: on if flag()(name, value) else off}
-
-    return Alias(f"True: {argument}={on!r}, False: {argument}={off!r}", translate)
-
-
-def _reload(name: str, value: Any, others: Mapping[str, Any]) -> Values:
-    every = count(0)(name, value)
-    return {"reload_dataloaders_every_epoch": every if every > 1 else bool(every)}
-
-
-def _kind(others: Mapping[str, Any]) -> str:
-    accelerator = others.get("accelerator")
-    kind = accelerator.lower() if isinstance(accelerator, str) else "auto"
-    if kind == "ddp_cpu":
-        return "cpu"
-    if kind not in ("auto", *BACKENDS):
-        return kind
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _devices(name: str, value: Any, others: Mapping[str, Any]) -> Values:
-    """Translate ``devices=``; in text a bare number is a count, unlike in ``gpus=``."""
-    kind = _kind(others)
-    if isinstance(value, str):
-        word = value.strip()
-        if word == "auto":
-            return {} if kind == "cpu" else _all_of(kind)
-        value = int(word) if word.lstrip("-").isdecimal() else value
-    if kind == "cpu":
-        return {"num_processes": count(1, advice="on the CPU devices= is that many")(name, value)}
-    return {"tpu_cores" if kind == "tpu" else "gpus": value}
-
-
-def _all_of(kind: str) -> Values:
-    if kind == "mps":
-        raise NotBuilt("accelerator='mps' is not built yet: leave it out to train on the CPU")
-    return {"tpu_cores": 8} if kind == "tpu" else {"gpus": -1}
-
-
-def _strategy(name: str, value: Any, others: Mapping[str, Any]) -> Values:
-    return {} if value == "auto" else {"distributed_backend": value}
-
-
-ALIASES: dict[str, Alias] = {
-    "enable_checkpointing": _renamed("checkpoint_callback"),
-    "enable_progress_bar": _switch("progress_bar_refresh_rate", 1, 0),
-    "enable_model_summary": _switch("weights_summary", "top", None),
-    "reload_dataloaders_every_n_epochs": Alias(
-        "reload_dataloaders_every_epoch; 0 is False, 1 is True", _reload, (int,)
-    ),
-    "use_distributed_sampler": _renamed("replace_sampler_ddp"),
-    "devices": Alias(
-        "gpus, tpu_cores or num_processes, by the kind of accelerator", _devices, (int, list, str)
-    ),
-    "strategy": Alias("the accelerator of 1.1 (ddp, dp, ...); 'auto' is None", _strategy, (str,)),
-}
-
-
-def resolve_aliases(
-    given: Mapping[str, Any], sources: Mapping[str, str], others: Mapping[str, Any]
-) -> tuple[Values, dict[str, str]]:
-    """Replace today's names by those of 1.1.
-
-    Args:
-        given: arguments by the name used; None under one of today's names means "not given".
-        sources: how each of them was given, for messages.
-        others: further arguments that a translation may look at.
-
-    Returns:
-        The arguments by their 1.1 names, and for each how it was given.
-
-    Raises:
-        MisconfiguredValue: if both names of one argument were given.
-    """
-    values = {name: value for name, value in given.items() if name not in ALIASES}
-    origin = {name: sources[name] for name in values}
-    context = {**others, **values}
-    for name in (n for n in given if n in ALIASES):
-        if given[name] is None:
-            continue
-        for argument, value in ALIASES[name].translate(name, given[name], context).items():
-            if argument in values:
-                raise MisconfiguredValue(
-                    f"{sources[name]}={shown(given[name])} and {origin[argument]}="
-                    f"{shown(values[argument])} set the same thing: pass only one of them"
-                )
-            values[argument], origin[argument] = value, sources[name]
-    kind = values.get("accelerator")
-    if isinstance(kind, str) and kind.lower() in ("cuda", "gpu", "mps", "tpu"):
-        for argument, value in _all_of(kind.lower()).items():
-            if values.get(argument) is None:
-                values[argument], origin[argument] = value, origin["accelerator"]
-    return values, origin
-
-
-# --- what is not built yet --------------------------------------------------------------------------
+# --- what is not built yet
 
 
 @dataclass(frozen=True)
@@ -264,18 +137,22 @@ def check_not_yet(values: Values, origin: Mapping[str, str]) -> None:
     """Refuse what waits for a feature."""
     for argument, row in NOT_YET.items():
         if not row.built(values[argument]):
-            name = origin.get(argument, argument)
-            said = "" if name == argument else f" (from {name})"
             raise NotBuilt(
-                f"{argument}={shown(values[argument])}{said}: {row.why}; allowed is {row.allowed}: "
-                f"{row.instead}"
+                f"{_said(argument, values, origin)}: {row.why}; allowed is "
+                f"{row.allowed}: {row.instead}"
             )
 
 
-# --- combinations -----------------------------------------------------------------------------------
+def _said(argument: str, values: Values, origin: Mapping[str, str]) -> str:
+    """Return ``gpus=-1 (from accelerator)``: the value in our terms, and what the caller wrote."""
+    name = origin.get(argument, argument)
+    return f"{argument}={shown(values[argument])}" + (f" (from {name})" if name != argument else "")
 
 
-def check_hardware(values: Values) -> None:
+# --- combinations
+
+
+def check_hardware(values: Values, origin: Mapping[str, str]) -> None:
     """Check devices, precision and backends against one another and against this machine."""
     gpus, tpus, precision = values["gpus"], values["tpu_cores"], values["precision"]
     if precision == 16 and values["amp_backend"] not in ("native", "apex"):
@@ -294,30 +171,31 @@ def check_hardware(values: Values) -> None:
             "auto_select_gpus=True with gpus=0 selects none: pass gpus=k, or leave both out"
         )
     if gpus:
-        _check_gpus_exist(values)
+        _check_gpus_exist(values, origin)
     if values["num_nodes"] > 1 and str(values["distributed_backend"]) in ("dp", "ddp_cpu"):
         raise MisconfiguredValue(
-            f"num_nodes={values['num_nodes']} with {values['distributed_backend']}: it works within "
-            "one node; pass accelerator='ddp'"
+            f"num_nodes={values['num_nodes']} with {values['distributed_backend']}: it works "
+            "within one node; pass accelerator='ddp'"
         )
 
 
-def _check_gpus_exist(values: Values) -> None:
+def _check_gpus_exist(values: Values, origin: Mapping[str, str]) -> None:
     import torch
 
     gpus = values["gpus"]
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     wanted = max(gpus) + 1 if isinstance(gpus, list) else max(gpus, 1)
     if wanted > found:
-        kind = MisconfiguredValue
+        kind: type[MisconfigurationException] = MisconfiguredValue
         if values["auto_select_gpus"] and not isinstance(gpus, list) and gpus > 0:
             kind = ReportedRuntime
         what = f"{found} of them" if found else "none"
-        refuse(kind, "gpus", gpus, f"asks for GPUs, and this machine has {what}: pass gpus=None")
+        said = _said("gpus", values, origin)
+        raise kind(f"{said} asks for GPUs, and this machine has {what}: pass gpus=None")
 
 
 def check_backend_names(values: Values) -> None:
-    """Bring ``accelerator`` and ``distributed_backend`` together; the latter gets the backend in force."""
+    """Check the two names of the backend, and put the one in force into ``distributed_backend``."""
     accelerator, backend = values["accelerator"], values["distributed_backend"]
     for name in ("accelerator", "distributed_backend"):
         value = values[name]
@@ -357,25 +235,25 @@ def check_combinations(values: Values) -> None:
     bars = [c for c in listed if _is_a(c, "ProgressBarBase")]
     if len(bars) > 1:
         raise MisconfiguredValue(
-            f"callbacks has {len(bars)} progress bars ({', '.join(type(b).__name__ for b in bars)}): "
-            "pass one"
+            f"callbacks has {len(bars)} progress bars "
+            f"({', '.join(type(b).__name__ for b in bars)}): pass one"
         )
 
 
 def _is_a(value: object, name: str) -> bool:
-    # By name: the classes live in files that need not be loaded for this, and a ModelCheckpoint of a
-    # foreign Lightning is refused beside checkpoint_callback=False just as ours is.
+    # By name: the classes live in files that need not be loaded for this, and a ModelCheckpoint of
+    # a foreign Lightning is refused beside checkpoint_callback=False just as ours is.
     return any(kind.__name__ == name for kind in type(value).__mro__)
 
 
-# --- effects ----------------------------------------------------------------------------------------
+# --- effects
 
 
 def effects(values: Values) -> list[Change]:
     """Apply the arguments that set others, in place, and say what changed.
 
-    ``fast_dev_run`` comes first, so that ``overfit_batches`` decides the limits where both are given,
-    as in Lightning 1.1.
+    ``fast_dev_run`` comes first, so that ``overfit_batches`` decides the limits where both are
+    given, as in Lightning 1.1.
     """
     changes: list[Change] = []
 

@@ -6,11 +6,8 @@ Every check is called with the argument's name and the value, and raises one of
 """
 
 import math
-import os
-import re
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
@@ -21,39 +18,31 @@ from leyden.engine.errors import (
     ReportedAssertion,
     ReportedIndex,
     ReportedType,
-    ReportedValue,
 )
 
 __all__ = [
+    "LARGEST",
     "Check",
     "accumulation",
     "algorithm",
     "anything",
-    "callbacks",
-    "checkpoint",
     "choice",
-    "cores",
     "count",
-    "devices",
     "either",
     "fast_dev_run",
     "flag",
     "flag_or_count",
-    "flag_or_text",
     "interval",
+    "is_integer",
+    "is_number",
     "limit",
-    "logger",
     "magnitude",
     "norm_order",
-    "path",
     "plain",
     "precision",
-    "profiler",
     "refuse",
     "sanity_steps",
     "shown",
-    "text",
-    "time_limit",
 ]
 
 Check = Callable[[str, Any], Any]
@@ -85,11 +74,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _is_integer(value: object) -> bool:
+def is_integer(value: object) -> bool:
+    """Whether a value is a whole number; bools are none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value is a real number; bools are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
@@ -98,7 +89,7 @@ def _integer(name: str, value: Any, allowed: str) -> int:
     number = plain(value)
     if isinstance(number, float) and number.is_integer():
         number = int(number)
-    if not _is_integer(number):
+    if not is_integer(number):
         kind = MisconfiguredValue if isinstance(number, float) else MisconfiguredType
         refuse(kind, name, value, f"is not a whole number: pass {allowed}")
     if abs(number) > LARGEST:
@@ -109,7 +100,7 @@ def _integer(name: str, value: Any, allowed: str) -> int:
 def _real(name: str, value: Any, allowed: str) -> float | int:
     """Return a number as int or float, keeping which of the two it was."""
     number = plain(value)
-    if not _is_number(number):
+    if not is_number(number):
         refuse(MisconfiguredType, name, value, f"is not a number: pass {allowed}")
     if isinstance(number, float):
         return float(number)
@@ -209,7 +200,7 @@ def interval(name: str, value: Any) -> float | int:
             name,
             value,
             "would validate never: pass a float up to 1.0 (a share of the training epoch) or an "
-            "integer from 1 on (every so many batches); limit_val_batches=0 switches validation off",
+            "integer from 1 on (that many batches); limit_val_batches=0 switches validation off",
         )
     return float(number) if isinstance(number, float) else number
 
@@ -265,10 +256,10 @@ def fast_dev_run(name: str, value: Any) -> bool | int:
 
 
 def accumulation(name: str, value: Any) -> int | dict[int, int]:
-    """Accept a factor, or ``{epoch: factor}``; a schedule is returned sorted, with epoch 0 in it."""
+    """Accept a factor, or ``{epoch: factor}``; a schedule comes back sorted, with epoch 0."""
     allowed = "an integer of at least 1, or a dict {epoch: factor}"
     value = plain(value)
-    if _is_integer(value):
+    if is_integer(value):
         if not 1 <= value <= LARGEST:
             refuse(MisconfiguredValue, name, value, f"is not a number of batches: pass {allowed}")
         return int(value)
@@ -279,7 +270,7 @@ def accumulation(name: str, value: Any) -> int | dict[int, int]:
     schedule: dict[int, int] = {}
     for raw_epoch, raw_factor in value.items():
         epoch, factor = plain(raw_epoch), plain(raw_factor)
-        if not (_is_integer(epoch) and _is_integer(factor)):
+        if not (is_integer(epoch) and is_integer(factor)):
             refuse(ReportedType, name, value, "must map whole numbers to whole numbers")
         if epoch < 0:
             refuse(ReportedIndex, name, value, "has a negative epoch: epochs count from 0")
@@ -303,117 +294,10 @@ def choice(*words: str | None) -> Check:
     return check
 
 
-def text(name: str, value: Any) -> str:
-    """Accept any text that is not empty."""
-    if not isinstance(value, str):
-        refuse(MisconfiguredType, name, value, "is not text: pass a string")
-    if not value:
-        refuse(MisconfiguredValue, name, value, "is empty: leave the argument out instead")
-    return value
-
-
-def path(name: str, value: Any) -> str | None:
-    """Accept None, a text path (URLs too) or an ``os.PathLike``; return it as text."""
-    if value is None:
-        return None
-    found = value
-    if isinstance(value, os.PathLike):
-        try:
-            found = os.fspath(value)
-        except Exception as error:
-            raise MisconfiguredType(f"{name}={shown(value)} is no path: {error}") from error
-    if not isinstance(found, str):
-        refuse(MisconfiguredType, name, value, "is no path: pass a string or a pathlib.Path")
-    if not found or "\0" in found:
-        refuse(MisconfiguredValue, name, value, "is no path: leave the argument out, or name one")
-    return found
-
-
-_CLOCK = re.compile(r"(\d{1,6}):(\d{1,2}):(\d{1,2}):(\d{1,2})", re.ASCII)
-_UNITS = ("weeks", "days", "hours", "minutes", "seconds", "milliseconds", "microseconds")
-
-
-def time_limit(name: str, value: Any) -> timedelta | None:
-    """Accept ``"DD:HH:MM:SS"``, a dict of timedelta's arguments, or a timedelta above zero."""
-    allowed = 'pass "DD:HH:MM:SS", a dict like {"hours": 2}, or a datetime.timedelta'
-    if value is None:
-        return None
-    if isinstance(value, str):
-        match = _CLOCK.fullmatch(value.strip())
-        if match is None:
-            refuse(MisconfiguredValue, name, value, f"is no duration: {allowed}")
-        days, hours, minutes, seconds = map(int, match.groups())
-        duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-    elif isinstance(value, Mapping):
-        unknown = [key for key in value if key not in _UNITS]
-        if unknown or not value:
-            refuse(MisconfiguredValue, name, value, f"must have keys among {', '.join(_UNITS)}")
-        if not all(_is_number(plain(v)) for v in value.values()):
-            refuse(MisconfiguredType, name, value, f"must map units to numbers: {allowed}")
-        try:
-            duration = timedelta(**{unit: plain(v) for unit, v in value.items()})
-        except (OverflowError, ValueError, TypeError) as error:
-            raise MisconfiguredValue(f"{name}={shown(value)} is no duration: {error}") from error
-    elif isinstance(value, timedelta):
-        duration = value
-    else:
-        refuse(MisconfiguredType, name, value, f"is no duration: {allowed}")
-    if duration <= timedelta(0):
-        refuse(MisconfiguredValue, name, value, "is not above zero: leave it out for no limit")
-    return duration
-
-
-def devices(name: str, value: Any) -> int | list[int] | None:
-    """Accept None, a number of devices, or their ids as a list or as text like ``"0,1"``.
-
-    In text a single number is an id, as in Lightning 1.1 (``"2"`` is the third device, ``2`` two of them),
-    except ``"-1"``, which is all of them.
-    """
-    allowed = "None, a number of devices, -1 for all, or a list of ids like [0, 1]"
-    value = plain(value)
-    if value is None:
-        return None
-    if _is_integer(value):
-        if not -1 <= value <= LARGEST:
-            refuse(MisconfiguredValue, name, value, f"is no number of devices: pass {allowed}")
-        return int(value)
-    if isinstance(value, str):
-        try:
-            found = [int(part) for part in value.split(",") if part.strip()]
-        except ValueError as error:
-            raise ReportedValue(f"{name}={shown(value)} is no id: pass {allowed}") from error
-        if found == [-1]:
-            return -1
-    elif isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, tuple)):
-        found = [plain(part) for part in value]
-    else:
-        refuse(MisconfiguredType, name, value, f"is neither a number nor ids: pass {allowed}")
-    if not found:
-        refuse(MisconfiguredValue, name, value, f"names no device: pass {allowed}")
-    if not all(_is_integer(part) for part in found):
-        refuse(MisconfiguredType, name, value, f"must hold whole numbers: pass {allowed}")
-    if any(part < 0 for part in found) or len(set(found)) < len(found):
-        refuse(MisconfiguredValue, name, value, "must hold different ids, none of them negative")
-    return [int(part) for part in found]
-
-
-def cores(name: str, value: Any) -> int | list[int] | None:
-    """Accept None, 1, 8, or [i] with i from 1 to 8; in text ``"1"`` and ``"8"`` are numbers of cores."""
-    value = plain(value)
-    allowed = "1, 8, or [i] with i from 1 to 8"
-    if isinstance(value, str) and value.strip() in ("1", "8"):
-        return int(value)
-    found = devices(name, value)
-    one = isinstance(found, list) and len(found) == 1 and 1 <= found[0] <= 8
-    if found not in (None, 1, 8) and not one:
-        refuse(MisconfiguredValue, name, value, f"is no choice of TPU cores: pass {allowed}")
-    return found
-
-
 def precision(name: str, value: Any) -> int:
     """Accept 32 and 16."""
     number = plain(value)
-    if not _is_integer(number) or number not in (16, 32):
+    if not is_integer(number) or number not in (16, 32):
         refuse(ReportedAssertion, name, value, "is no precision there is: pass 32 or 16")
     return int(number)
 
@@ -430,87 +314,6 @@ def flag_or_count(name: str, value: Any) -> bool | int:
     return number if number > 1 else bool(number)
 
 
-def flag_or_text(name: str, value: Any) -> bool | str:
-    """Accept a bool, or text that is not empty; None is False."""
-    if value is None:
-        return False
-    return text(name, value) if isinstance(value, str) else flag()(name, value)
-
-
 def anything(name: str, value: Any) -> Any:
     """Accept any value; a rule of :mod:`leyden.config_rules` decides."""
-    return value
-
-
-def profiler(name: str, value: Any) -> Any:
-    """Accept None, a bool, ``'simple'``, ``'advanced'``, ``'pytorch'``, or a profiler object."""
-    allowed = "pass None, True, 'simple', 'advanced', or a profiler object"
-    if isinstance(value, str):
-        if value.lower() not in ("simple", "advanced", "pytorch"):
-            refuse(ReportedValue, name, value, f"is no known profiler: {allowed}")
-        return value.lower()
-    if value is None or isinstance(value, bool):
-        return "simple" if value else None
-    if not _has(value, "profile") and not (_has(value, "start") and _has(value, "stop")):
-        refuse(MisconfiguredType, name, value, f"is no profiler: {allowed}")
-    return value
-
-
-def _has(value: object, method: str) -> bool:
-    """Whether an object (a class is none) has the method; an attribute that raises is not there."""
-    if isinstance(value, type):
-        return False
-    try:
-        return callable(getattr(value, method, None))
-    except Exception:
-        return False
-
-
-def _refuse_class(name: str, value: object) -> None:
-    if isinstance(value, type):
-        refuse(MisconfiguredType, name, value, f"is a class: pass an object, {value.__name__}(...)")
-
-
-def logger(name: str, value: Any) -> Any:
-    """Accept a bool, a logger, or a list of loggers; None is False."""
-    if value is None or isinstance(value, bool):
-        return bool(value)
-    allowed = "pass True, False, a logger, or a list of loggers"
-    several = isinstance(value, (list, tuple)) and not _has(value, "log_metrics")
-    for part in value if several else [value]:
-        _refuse_class(name, part)
-        if not _has(part, "log_metrics"):
-            refuse(MisconfiguredType, name, part, f"has no log_metrics, so is no logger: {allowed}")
-    return value
-
-
-def _is_callback(value: object) -> bool:
-    # Ours or ignite's handlers have attach(); a foreign Lightning's callbacks have its hooks.
-    from leyden.handlers.callback_base import CallbackBase
-
-    hooks = _has(value, "setup") and _has(value, "on_fit_start")
-    return isinstance(value, CallbackBase) or _has(value, "attach") or hooks
-
-
-def callbacks(name: str, value: Any) -> Any:
-    """Accept None, a callback or handler, or a list of them; the object given is returned itself."""
-    if value is None:
-        return None
-    allowed = "pass callbacks (or objects with an attach method), one or a list of them"
-    for part in value if isinstance(value, (list, tuple)) else [value]:
-        _refuse_class(name, part)
-        if not _is_callback(part):
-            refuse(MisconfiguredType, name, part, f"is no callback: {allowed}")
-    return value
-
-
-def checkpoint(name: str, value: Any) -> Any:
-    """Accept a bool or a checkpoint callback; None is False."""
-    if value is None or isinstance(plain(value), bool):
-        return bool(value)
-    _refuse_class(name, value)
-    if not _is_callback(value):
-        refuse(
-            MisconfiguredType, name, value, "is no callback: pass True, False or a ModelCheckpoint"
-        )
     return value

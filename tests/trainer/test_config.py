@@ -1,0 +1,552 @@
+"""What TrainerConfig.parse accepts, refuses, normalises and changes."""
+
+import dataclasses
+import inspect
+import math
+import pickle
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+from leyden.config import ALIASES, CHECKS, Change, TrainerConfig, defaults, signature_parameters
+from leyden.config_rules import NOT_YET
+from leyden.exceptions import MisconfigurationException
+from leyden.handlers.callback_base import CallbackBase
+
+parse = TrainerConfig.parse
+
+# The 1.1 signature with its defaults, in order.
+SIGNATURE: dict[str, Any] = {
+    "logger": True,
+    "checkpoint_callback": True,
+    "callbacks": None,
+    "default_root_dir": None,
+    "gradient_clip_val": 0,
+    "process_position": 0,
+    "num_nodes": 1,
+    "num_processes": 1,
+    "gpus": None,
+    "auto_select_gpus": False,
+    "tpu_cores": None,
+    "log_gpu_memory": None,
+    "progress_bar_refresh_rate": 1,
+    "overfit_batches": 0.0,
+    "track_grad_norm": -1,
+    "check_val_every_n_epoch": 1,
+    "fast_dev_run": False,
+    "accumulate_grad_batches": 1,
+    "max_epochs": 1000,
+    "min_epochs": 1,
+    "max_steps": None,
+    "min_steps": None,
+    "limit_train_batches": 1.0,
+    "limit_val_batches": 1.0,
+    "limit_test_batches": 1.0,
+    "val_check_interval": 1.0,
+    "flush_logs_every_n_steps": 100,
+    "log_every_n_steps": 50,
+    "accelerator": None,
+    "sync_batchnorm": False,
+    "precision": 32,
+    "weights_summary": "top",
+    "weights_save_path": None,
+    "num_sanity_val_steps": 2,
+    "truncated_bptt_steps": None,
+    "resume_from_checkpoint": None,
+    "profiler": None,
+    "benchmark": False,
+    "deterministic": False,
+    "reload_dataloaders_every_epoch": False,
+    "auto_lr_find": False,
+    "replace_sampler_ddp": True,
+    "terminate_on_nan": False,
+    "auto_scale_batch_size": False,
+    "prepare_data_per_node": True,
+    "plugins": None,
+    "amp_backend": "native",
+    "amp_level": "O2",
+    "distributed_backend": None,
+    "automatic_optimization": None,
+    "move_metrics_to_cpu": False,
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The recorded errors are those of a machine without one.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+class Callback(CallbackBase):
+    """A callback that does nothing."""
+
+
+class ModelCheckpoint(Callback):
+    """A callback with the name that counts."""
+
+
+class ProgressBarBase(Callback):
+    """A callback with the name that counts."""
+
+
+class Logger:
+    """A logger that drops everything."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Drop the metrics."""
+
+
+class Profiler:
+    """A profiler that measures nothing."""
+
+    def profile(self, action: str) -> None:
+        """Measure nothing."""
+
+
+def refused(**kwargs: Any) -> Exception:
+    with pytest.raises(MisconfigurationException) as caught:
+        parse(**kwargs)
+    return caught.value
+
+
+def test_signature_is_that_of_1_1_then_later_names() -> None:
+    parameters = signature_parameters()
+    assert [p.name for p in parameters][: len(SIGNATURE)] == list(SIGNATURE)
+    found = {p.name: p.default for p in parameters if p.name in SIGNATURE}
+    assert {k: (type(v), v) for k, v in found.items()} == {
+        k: (type(v), v) for k, v in SIGNATURE.items()
+    }
+    assert [p.name for p in parameters][len(SIGNATURE) :] == [
+        "gradient_clip_algorithm",
+        "max_time",
+        "limit_predict_batches",
+        *ALIASES,
+    ]
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters)
+    inspect.Signature(parameters)
+
+
+def test_every_argument_has_a_check_and_a_default() -> None:
+    assert list(defaults()) == list(CHECKS)
+    for name, value in defaults().items():
+        CHECKS[name](name, value)
+
+
+def test_defaults_in_force() -> None:
+    config = parse()
+    assert config.arguments() == {**defaults(), "track_grad_norm": -1.0}
+    assert config.given == {} and config.changes == ()
+    assert isinstance(config.track_grad_norm, float)
+
+
+def test_config_is_frozen_and_picklable() -> None:
+    config = parse(max_epochs=3, fast_dev_run=2)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.max_epochs = 4  # type: ignore[misc]
+    again = pickle.loads(pickle.dumps(config))
+    assert again == config and again.changes == config.changes and again.given == config.given
+
+
+ACCEPTED: list[tuple[str, Any, Any]] = [
+    ("logger", None, False),
+    ("checkpoint_callback", None, False),
+    ("default_root_dir", Path("logs"), "logs"),
+    ("default_root_dir", "s3://bucket/logs", "s3://bucket/logs"),
+    ("gradient_clip_val", 0.5, 0.5),
+    ("gradient_clip_val", None, 0),
+    ("gradient_clip_algorithm", "value", "value"),
+    ("process_position", 2, 2),
+    ("gpus", 0, 0),
+    ("auto_select_gpus", True, True),
+    ("log_gpu_memory", "all", "all"),
+    ("progress_bar_refresh_rate", 0, 0),
+    ("progress_bar_refresh_rate", None, 1),
+    ("overfit_batches", 2, 2),
+    ("overfit_batches", 0.5, 0.5),
+    ("overfit_batches", 4.0, 4),
+    ("track_grad_norm", 3, 3.0),
+    ("track_grad_norm", "inf", math.inf),
+    ("track_grad_norm", 2.5, 2.5),
+    ("track_grad_norm", 0, 0.0),
+    ("fast_dev_run", 0, False),
+    ("fast_dev_run", 1, True),
+    ("fast_dev_run", True, True),
+    ("fast_dev_run", 3, 3),
+    ("accumulate_grad_batches", 4, 4),
+    ("accumulate_grad_batches", {3: 4, 1: 2}, {0: 1, 1: 2, 3: 4}),
+    ("max_epochs", 0, 0),
+    ("max_epochs", None, 1000),
+    ("max_epochs", 1e3, 1000),
+    ("max_epochs", numpy.int64(7), 7),
+    ("max_steps", -1, None),
+    ("max_steps", 10, 10),
+    ("min_steps", 10, 10),
+    ("limit_train_batches", 3.0, 3),
+    ("limit_train_batches", 1, 1),
+    ("limit_train_batches", 1.0, 1.0),
+    ("limit_val_batches", 0, 0),
+    ("limit_val_batches", numpy.float64(0.5), 0.5),
+    ("limit_test_batches", 99, 99),
+    ("limit_predict_batches", None, 1.0),
+    ("val_check_interval", 1, 1),
+    ("val_check_interval", 0.25, 0.25),
+    ("val_check_interval", 2.0, 2),
+    ("accelerator", "cpu", "cpu"),
+    ("accelerator", "auto", "auto"),
+    ("sync_batchnorm", True, True),
+    ("weights_summary", None, None),
+    ("weights_summary", "full", "full"),
+    ("weights_save_path", Path("w"), "w"),
+    ("num_sanity_val_steps", -1, math.inf),
+    ("num_sanity_val_steps", math.inf, math.inf),
+    ("truncated_bptt_steps", 5, 5),
+    ("resume_from_checkpoint", Path("a.ckpt"), "a.ckpt"),
+    ("profiler", True, "simple"),
+    ("profiler", False, None),
+    ("profiler", "Simple", "simple"),
+    ("reload_dataloaders_every_epoch", True, True),
+    ("plugins", [], []),
+    ("amp_level", "O9", "O9"),
+    ("amp_backend", "wrong", "wrong"),
+    ("automatic_optimization", False, False),
+    ("max_time", "01:02:03:04", timedelta(days=1, hours=2, minutes=3, seconds=4)),
+    ("max_time", {"hours": 2}, timedelta(hours=2)),
+    ("max_time", timedelta(minutes=5), timedelta(minutes=5)),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), ACCEPTED)
+def test_accepted(name: str, value: Any, expected: Any) -> None:
+    config = parse(**{name: value})
+    found = getattr(config, name)
+    assert (type(found), found) == (type(expected), expected)
+    assert config.given[name] is value
+    assert config.origin[name] == name
+    assert parse(**config.arguments()) == config
+
+
+# (argument, value, name of the type, built-in that it is too)
+REFUSED: list[tuple[str, Any, str, type[Exception]]] = [
+    ("logger", "tensorboard", "MisconfigurationException", TypeError),
+    ("logger", Logger, "MisconfigurationException", TypeError),
+    ("logger", [Logger(), 3], "MisconfigurationException", TypeError),
+    ("checkpoint_callback", 3, "MisconfigurationException", TypeError),
+    ("callbacks", "early_stopping", "MisconfigurationException", TypeError),
+    ("callbacks", [Callback], "MisconfigurationException", TypeError),
+    ("callbacks", [None], "MisconfigurationException", TypeError),
+    ("default_root_dir", 3, "MisconfigurationException", TypeError),
+    ("default_root_dir", "", "MisconfigurationException", ValueError),
+    ("default_root_dir", b"logs", "MisconfigurationException", TypeError),
+    ("gradient_clip_val", -1.0, "MisconfigurationException", ValueError),
+    ("gradient_clip_val", math.nan, "MisconfigurationException", ValueError),
+    ("gradient_clip_val", "1", "MisconfigurationException", TypeError),
+    ("gradient_clip_algorithm", "length", "MisconfigurationException", ValueError),
+    ("process_position", -1, "MisconfigurationException", ValueError),
+    ("num_nodes", 0, "MisconfigurationException", ValueError),
+    ("num_processes", 0, "MisconfigurationException", ValueError),
+    *(
+        ("gpus", value, "MisconfigurationException", Exception)
+        for value in ("0", "", [], 1, -1, "-1", "1", [0], "0,1", 1.5, True, False, (0,), -2)
+    ),
+    ("gpus", "a", "ValueError", ValueError),
+    ("gpus", [0, 0], "MisconfigurationException", ValueError),
+    *(
+        ("tpu_cores", value, "MisconfigurationException", Exception)
+        for value in (1, 8, 2, [1], [9], "1", "8", True, 0, [1, 2])
+    ),
+    ("tpu_cores", "a", "ValueError", ValueError),
+    ("auto_select_gpus", 1, "MisconfigurationException", TypeError),
+    ("log_gpu_memory", "some", "MisconfigurationException", ValueError),
+    ("progress_bar_refresh_rate", -1, "MisconfigurationException", ValueError),
+    ("overfit_batches", 1.5, "MisconfigurationException", ValueError),
+    ("overfit_batches", None, "MisconfigurationException", TypeError),
+    *(
+        ("track_grad_norm", value, "MisconfigurationException", Exception)
+        for value in ("nan", "two", [2], None, -2, math.nan)
+    ),
+    ("check_val_every_n_epoch", 0, "MisconfigurationException", ValueError),
+    ("check_val_every_n_epoch", 1.5, "MisconfigurationException", ValueError),
+    *(
+        ("fast_dev_run", value, "MisconfigurationException", Exception)
+        for value in (-1, 1.0, "yes", None)
+    ),
+    *(
+        ("accumulate_grad_batches", value, "TypeError", TypeError)
+        for value in ([2], 1.5, {}, {"a": 1}, {1: 0.5}, "2", True, None)
+    ),
+    ("accumulate_grad_batches", {-1: 2}, "IndexError", IndexError),
+    ("accumulate_grad_batches", 0, "MisconfigurationException", ValueError),
+    ("accumulate_grad_batches", {0: 0}, "MisconfigurationException", ValueError),
+    ("max_epochs", -1, "MisconfigurationException", ValueError),
+    ("max_epochs", True, "MisconfigurationException", TypeError),
+    ("max_epochs", "3", "MisconfigurationException", TypeError),
+    ("max_epochs", 10**30, "MisconfigurationException", ValueError),
+    ("max_epochs", math.inf, "MisconfigurationException", ValueError),
+    ("max_steps", 0, "MisconfigurationException", ValueError),
+    ("max_steps", -2, "MisconfigurationException", ValueError),
+    ("limit_train_batches", 1.5, "MisconfigurationException", ValueError),
+    ("limit_train_batches", -1, "MisconfigurationException", ValueError),
+    ("limit_train_batches", -0.5, "MisconfigurationException", ValueError),
+    ("limit_train_batches", True, "MisconfigurationException", TypeError),
+    ("limit_val_batches", math.nan, "MisconfigurationException", ValueError),
+    ("limit_test_batches", "all", "MisconfigurationException", TypeError),
+    ("val_check_interval", 0, "MisconfigurationException", ValueError),
+    ("val_check_interval", 0.0, "MisconfigurationException", ValueError),
+    ("val_check_interval", 1.5, "MisconfigurationException", ValueError),
+    ("flush_logs_every_n_steps", 0, "MisconfigurationException", ValueError),
+    ("log_every_n_steps", 0, "MisconfigurationException", ValueError),
+    ("accelerator", "horovod", "MisconfigurationException", ValueError),
+    ("accelerator", "no_such", "MisconfigurationException", ValueError),
+    ("accelerator", "ddp", "MisconfigurationException", ValueError),
+    ("accelerator", "gpu", "MisconfigurationException", ValueError),
+    ("accelerator", "mps", "MisconfigurationException", ValueError),
+    ("accelerator", 2, "MisconfigurationException", TypeError),
+    ("accelerator", object(), "MisconfigurationException", ValueError),
+    ("num_nodes", 2, "MisconfigurationException", ValueError),
+    ("num_processes", 2, "MisconfigurationException", ValueError),
+    ("distributed_backend", "cpu", "MisconfigurationException", ValueError),
+    *(
+        ("precision", value, "AssertionError", AssertionError)
+        for value in (64, 8, 2, "16", "32", None, True, 32.0)
+    ),
+    ("precision", 16, "MisconfigurationException", ValueError),
+    ("plugins", "no_such", "MisconfigurationException", ValueError),
+    ("plugins", ["no_such"], "MisconfigurationException", ValueError),
+    ("weights_summary", "half", "MisconfigurationException", ValueError),
+    ("weights_summary", 1, "MisconfigurationException", TypeError),
+    ("num_sanity_val_steps", -2, "MisconfigurationException", ValueError),
+    ("truncated_bptt_steps", 0, "MisconfigurationException", ValueError),
+    ("resume_from_checkpoint", 1, "MisconfigurationException", TypeError),
+    ("profiler", "fast", "ValueError", ValueError),
+    ("profiler", 3, "MisconfigurationException", TypeError),
+    ("profiler", "pytorch", "MisconfigurationException", ValueError),
+    ("benchmark", 1, "MisconfigurationException", TypeError),
+    ("deterministic", "warn", "MisconfigurationException", TypeError),
+    ("reload_dataloaders_every_epoch", -1, "MisconfigurationException", ValueError),
+    ("auto_lr_find", True, "MisconfigurationException", ValueError),
+    ("auto_lr_find", 3, "MisconfigurationException", TypeError),
+    ("auto_scale_batch_size", "power", "MisconfigurationException", ValueError),
+    ("amp_backend", None, "MisconfigurationException", TypeError),
+    ("automatic_optimization", "no", "MisconfigurationException", TypeError),
+    ("max_time", "12:00", "MisconfigurationException", ValueError),
+    ("max_time", "00:00:00:00", "MisconfigurationException", ValueError),
+    ("max_time", {"fortnights": 1}, "MisconfigurationException", ValueError),
+    ("max_time", {"days": "1"}, "MisconfigurationException", TypeError),
+    ("max_time", {"days": 10**20}, "MisconfigurationException", ValueError),
+    ("max_time", 30, "MisconfigurationException", TypeError),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "kind", "builtin"), REFUSED)
+def test_refused(name: str, value: Any, kind: str, builtin: type[Exception]) -> None:
+    error = refused(**{name: value})
+    assert type(error).__name__ == kind
+    assert isinstance(error, builtin)
+    assert name in str(error)
+    assert len(str(error)) < 400
+    assert pickle.loads(pickle.dumps(error)).args == error.args
+
+
+def test_message_has_value_allowed_and_remedy() -> None:
+    assert str(refused(gradient_clip_val=-1.0)) == (
+        "gradient_clip_val=-1.0 is negative: pass a number above 0, or 0 to switch clipping off"
+    )
+    assert "this machine has none" in str(refused(gpus=2))
+
+
+def test_a_number_too_long_to_print_is_refused_all_the_same() -> None:
+    assert "max_epochs=<int> is more than any run can count" in str(refused(max_epochs=10**5000))
+
+
+def test_unknown_argument_names_the_nearest() -> None:
+    error = refused(max_epoch=3)
+    assert isinstance(error, TypeError)
+    assert "unexpected keyword argument 'max_epoch'" in str(error) and "max_epochs" in str(error)
+    assert "help(leyden.Trainer)" in str(refused(zzzzz=1))
+
+
+def test_objects_pass_untouched() -> None:
+    callbacks, loggers, saver = [Callback()], [Logger(), Logger()], ModelCheckpoint()
+    profiler = Profiler()
+    config = parse(
+        callbacks=callbacks, logger=loggers, checkpoint_callback=saver, profiler=profiler
+    )
+    assert config.callbacks is callbacks and config.logger is loggers
+    assert config.checkpoint_callback is saver and config.profiler is profiler
+    single = Callback()
+    assert parse(callbacks=single).callbacks is single
+
+
+COMBINATIONS: list[tuple[dict[str, Any], str, str]] = [
+    ({"min_epochs": 5, "max_epochs": 3}, "MisconfigurationException", "min_epochs=5"),
+    ({"min_steps": 5, "max_steps": 3}, "MisconfigurationException", "min_steps=5"),
+    (
+        {"checkpoint_callback": False, "callbacks": [ModelCheckpoint()]},
+        "MisconfigurationException",
+        "ModelCheckpoint",
+    ),
+    (
+        {"callbacks": [ProgressBarBase(), ProgressBarBase()]},
+        "MisconfigurationException",
+        "2 progress bars",
+    ),
+    ({"auto_select_gpus": True, "gpus": 0}, "MisconfigurationException", "selects none"),
+    ({"auto_select_gpus": True, "gpus": 1}, "RuntimeError", "this machine has none"),
+    ({"gpus": 1, "tpu_cores": 8}, "MisconfigurationException", "two kinds"),
+    ({"precision": 16, "amp_backend": "wrong"}, "AssertionError", "'apex'"),
+    ({"num_nodes": 2, "accelerator": "dp"}, "MisconfigurationException", "one node"),
+    ({"accelerator": "ddp", "distributed_backend": "dp"}, "MisconfigurationException", "differ"),
+]
+
+
+@pytest.mark.parametrize(("kwargs", "kind", "part"), COMBINATIONS)
+def test_combinations(kwargs: dict[str, Any], kind: str, part: str) -> None:
+    error = refused(**kwargs)
+    assert type(error).__name__ == kind and part in str(error)
+
+
+def test_max_epochs_zero_is_no_conflict_with_the_default_floor() -> None:
+    assert parse(max_epochs=0).max_epochs == 0
+
+
+def test_fast_dev_run_says_what_it_changed() -> None:
+    logger = Logger()
+    config = parse(
+        fast_dev_run=3,
+        max_epochs=5,
+        min_epochs=4,
+        min_steps=10,
+        check_val_every_n_epoch=3,
+        logger=logger,
+        val_check_interval=2,
+        limit_val_batches=3,
+    )
+    assert config.fast_dev_batches == 3 and config.needs_dummy_logger
+    because = "fast_dev_run=3"
+    assert set(config.changes) == {
+        Change("limit_train_batches", because, 1.0, 3),
+        Change("limit_test_batches", because, 1.0, 3),
+        Change("limit_predict_batches", because, 1.0, 3),
+        Change("max_epochs", because, 5, 1),
+        Change("min_epochs", because, 4, 1),
+        Change("max_steps", because, None, 3),
+        Change("min_steps", because, 10, 3),
+        Change("num_sanity_val_steps", because, 2, 0),
+        Change("val_check_interval", because, 2, 1.0),
+        Change("check_val_every_n_epoch", because, 3, 1),
+        Change("logger", because, logger, False),
+        Change("checkpoint_callback", because, True, False),
+    }
+    for change in config.changes:
+        assert getattr(config, change.argument) == change.new
+    assert "max_epochs: 5 -> 1 (fast_dev_run=3)" in map(str, config.changes)
+    assert parse(**config.arguments()) == config
+
+
+def test_fast_dev_run_off_changes_nothing() -> None:
+    assert parse(fast_dev_run=False).changes == () and parse(fast_dev_run=0).fast_dev_batches == 0
+
+
+@pytest.mark.parametrize("value", [2, 0.5])
+def test_overfit_batches_sets_the_limits(value: float) -> None:
+    config = parse(overfit_batches=value, limit_val_batches=0)
+    limits = (config.limit_train_batches, config.limit_val_batches, config.limit_test_batches)
+    assert limits == (value, value, value)
+    assert config.limit_predict_batches == 1.0
+    assert [str(change) for change in config.changes] == [
+        f"limit_train_batches: 1.0 -> {value} (overfit_batches={value})",
+        f"limit_val_batches: 0 -> {value} (overfit_batches={value})",
+        f"limit_test_batches: 1.0 -> {value} (overfit_batches={value})",
+    ]
+
+
+def test_one_and_one_point_zero_differ() -> None:
+    assert parse(val_check_interval=1).val_check_meaning == "after every batch"
+    assert parse(val_check_interval=4).val_check_meaning == "after every 4 batches"
+    assert parse(val_check_interval=1.0).val_check_meaning == "at the end of each training epoch"
+    assert (
+        parse(val_check_interval=0.25).val_check_meaning == "after every 0.25 of a training epoch"
+    )
+    # 1 batch is a change against a share of 1.0, though the numbers are equal
+    assert (
+        parse(limit_val_batches=1.0, fast_dev_run=True).changes[1].argument == "limit_val_batches"
+    )
+
+
+def test_derived_values() -> None:
+    assert parse(accumulate_grad_batches=4).accumulation_schedule == {0: 4}
+    assert parse(accumulate_grad_batches={2: 4}).accumulation_schedule == {0: 1, 2: 4}
+    assert parse(reload_dataloaders_every_epoch=True).reload_every_n_epochs == 1
+    assert parse().reload_every_n_epochs == 0
+
+
+ALIASED: list[tuple[dict[str, Any], str, Any]] = [
+    ({"enable_checkpointing": False}, "checkpoint_callback", False),
+    ({"enable_progress_bar": False}, "progress_bar_refresh_rate", 0),
+    ({"enable_progress_bar": True}, "progress_bar_refresh_rate", 1),
+    ({"enable_model_summary": False}, "weights_summary", None),
+    ({"enable_model_summary": True}, "weights_summary", "top"),
+    ({"reload_dataloaders_every_n_epochs": 0}, "reload_dataloaders_every_epoch", False),
+    ({"reload_dataloaders_every_n_epochs": 1}, "reload_dataloaders_every_epoch", True),
+    ({"reload_dataloaders_every_n_epochs": 3}, "reload_dataloaders_every_epoch", 3),
+    ({"use_distributed_sampler": False}, "replace_sampler_ddp", False),
+    ({"devices": 1}, "num_processes", 1),
+    ({"devices": "1", "accelerator": "cpu"}, "num_processes", 1),
+]
+
+
+@pytest.mark.parametrize(("kwargs", "argument", "expected"), ALIASED)
+def test_todays_names(kwargs: dict[str, Any], argument: str, expected: Any) -> None:
+    config = parse(**kwargs)
+    found = getattr(config, argument)
+    assert (type(found), found) == (type(expected), expected)
+    assert config.origin[argument] == next(iter(kwargs))
+    both = refused(**kwargs, **{argument: getattr(TrainerConfig, argument)})
+    assert argument in str(both) and "only one" in str(both)
+
+
+@pytest.mark.parametrize("name", sorted(ALIASES))
+def test_none_under_todays_names_means_not_given(name: str) -> None:
+    assert parse(**{name: None}) == parse() and parse(**{name: None}).given == {}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "part"),
+    [
+        ({"devices": 2}, "num_processes=2 (from devices)"),
+        ({"devices": 2, "accelerator": "gpu"}, "gpus=2 (from devices) asks for GPUs"),
+        ({"devices": "0,1", "accelerator": "gpu"}, "gpus=[0, 1] (from devices) asks for GPUs"),
+        ({"devices": 8, "accelerator": "tpu"}, "tpu_cores=8 (from devices)"),
+        ({"accelerator": "tpu"}, "tpu_cores=8 (from accelerator)"),
+        ({"strategy": "ddp"}, "distributed_backend='ddp' (from strategy)"),
+        ({"strategy": "ddp", "accelerator": "dp"}, "differ"),
+        ({"enable_progress_bar": "yes"}, "enable_progress_bar='yes'"),
+        ({"enable_checkpointing": 3}, "enable_checkpointing=3"),
+    ],
+)
+def test_todays_names_refused_by_the_name_used(kwargs: dict[str, Any], part: str) -> None:
+    assert part in str(refused(**kwargs))
+
+
+def test_strategy_and_devices_auto_are_the_default() -> None:
+    assert parse(strategy="auto", devices="auto", accelerator="auto") == parse(accelerator="auto")
+
+
+def test_what_is_not_built_says_what_to_do() -> None:
+    for name, row in NOT_YET.items():
+        assert row.built(CHECKS[name](name, defaults()[name])), name
+    text = str(refused(accelerator="ddp"))
+    assert "not built yet" in text and "leave accelerator out" in text
+
+
+def test_gpus_of_this_machine_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert "has 2 of them" in str(refused(gpus=3))
+    assert "has 2 of them" in str(refused(gpus="2"))
+    assert "not built yet" in str(refused(gpus=2))
+    assert "not built yet" in str(refused(devices="auto", accelerator="gpu"))
