@@ -1,0 +1,619 @@
+"""The engine: ignite's contract, with its own run loop.
+
+What a run is made of, from the outside in: :meth:`Engine.run` checks its arguments and decides whether
+this is a new run or the rest of an old one; ``_internal_run`` makes the moves that begin and end it;
+``_run_epochs`` goes through the epochs; ``_run_batches`` is the loop over batches, the only one. The
+phases and the requests to stop are in ``phases.py``, what happens at an event is in ``dispatch.py``,
+attaching is in ``emitter.py``.
+"""
+
+import math
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from leyden.engine.dispatch import Channel
+from leyden.engine.emitter import Emitter
+from leyden.engine.events import Events, State
+from leyden.engine.filters import NEVER
+from leyden.engine.phases import FETCHING, STEPPING, Move, Phase
+
+__all__ = ["Engine"]
+
+_TERMINATE_EPOCH_ADVICE = (
+    "The method terminate_epoch() should not be called on Event.STARTED or Event.EPOCH_STARTED: "
+    "call it once the first batch is being fetched, or terminate() to end the run"
+)
+
+# A member of an Enum is looked up through the metaclass, which a loop over batches would notice.
+_GET_BATCH_STARTED = Events.GET_BATCH_STARTED
+_ITERATION_STARTED = Events.ITERATION_STARTED
+
+
+class _Silent:
+    """Stands for the channel of an event that is not fired."""
+
+    due = NEVER
+
+
+class _Leave(BaseException):
+    """The run leaves its loops: _Paused, _Terminated or _EpochTerminated. Never leaves this file."""
+
+
+class _Paused(_Leave):
+    pass
+
+
+class _Terminated(_Leave):
+    pass
+
+
+class _EpochTerminated(_Leave):
+    pass
+
+
+class Engine(Emitter):
+    """Run a function over batches of data, and fire events on the way.
+
+    An ``ignite.engine.Engine`` in every respect: what attaches to that attaches to this.
+
+    Args:
+        process_function: called with (engine, batch) for each batch; what it returns is `state.output`.
+        data_ends_epoch: when True, an epoch ends with the data or after `epoch_length` batches, whichever
+            comes first. The iterator of an epoch is made when the handlers of EPOCH_STARTED have run
+            and is never restarted inside the epoch; an unknown length stays unknown; an epoch without
+            batches is an epoch. When False (ignite's way) one iterator goes through all epochs, is
+            restarted where it ends, and the first epoch of unknown length fixes the length.
+        reraise: when True, an exception ends the run and reaches the caller as it was raised, after
+            all listeners of EXCEPTION_RAISED ran. When False (ignite's way) a listener swallows it;
+            one that came from a batch then only ends the epoch.
+
+    Attributes:
+        state: ignite's ``State``.
+        last_event_name: the event that was fired last, with or without handlers.
+
+    Example:
+        >>> from leyden.engine import Engine, Events
+        >>> engine = Engine(lambda engine, batch: batch * 2)
+        >>> handle = engine.listen(Events.EPOCH_COMPLETED, lambda engine: print(engine.state.output))
+        >>> state = engine.run([1, 2, 3], max_epochs=2)
+        6
+        6
+    """
+
+    last_event_name: Any
+
+    def __init__(
+        self,
+        process_function: Callable[[Any, Any], Any],
+        *,
+        data_ends_epoch: bool = False,
+        reraise: bool = False,
+    ) -> None:
+        self.data_ends_epoch = data_ends_epoch
+        # Batches of the running epoch are counted from here: state.iteration - origin.
+        self._origin = 0
+        self._paused_at: Any = None
+        self._reported: BaseException | None = None
+        self._run_clock = self._epoch_clock = 0.0
+        self._iterator: Iterator[Any] | None = None
+        super().__init__(process_function, reraise=reraise)
+
+    # Position.
+
+    @property
+    def epoch_iteration(self) -> int:
+        """How many batches of the running epoch, or of the epoch that was stopped, were begun."""
+        if not self._machine.inside_epoch:
+            return self._init_iter or 0
+        return self.state.iteration - self._origin
+
+    @property
+    def _dataloader_iter(self) -> Iterator[Any] | None:
+        return self._iterator
+
+    @_dataloader_iter.setter
+    def _dataloader_iter(self, iterator: Iterator[Any] | None) -> None:
+        self._iterator = iterator
+        self._wake()  # the loop holds the old one
+
+    @property
+    def _internal_run_generator(self) -> Any:
+        """ignite's mark of an interrupted run; there is no generator here."""
+        return self if self._machine.phase is Phase.INTERRUPTED else None
+
+    @_internal_run_generator.setter
+    def _internal_run_generator(self, value: None) -> None:
+        if value is None and self._machine.phase is Phase.INTERRUPTED:
+            self._machine.move(Move.RESTORE)
+            self._dataloader_iter = None
+
+    def set_data(self, data: Iterable[Any]) -> None:
+        """Take the next batch from other data. The length of the epoch does not change.
+
+        Args:
+            data: batches. With `data_ends_epoch` and outside of an epoch's batches, it is not iterated
+                before the next epoch begins.
+        """
+        self.state.dataloader = data
+        if not self.data_ends_epoch or self._machine.phase in (FETCHING, STEPPING):
+            self._dataloader_iter = iter(data)
+
+    def state_dict(self) -> "OrderedDict[str, Any]":
+        """Return the position of the run as plain data.
+
+        As ignite's: ``iteration``, ``epoch_length``, ``max_epochs`` or ``max_iters``, and the user's keys.
+        With `data_ends_epoch` the epoch does not follow from these, so there are also ``epoch``, the
+        number of epochs completed, and ``batch``, how many batches of the next one were begun.
+        """
+        state = super().state_dict()
+        if self.data_ends_epoch:
+            state["epoch"] = self.state.epoch - (1 if self._machine.inside_epoch else 0)
+            state["batch"] = self.epoch_iteration
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over a position; the next :meth:`run` goes on from there.
+
+        Args:
+            state_dict: see :meth:`state_dict`; ignite's with ``iteration`` or ``epoch`` as well.
+
+        Raises:
+            IllegalMove: the run is in the middle of an epoch.
+        """
+        machine = self._machine
+        machine.check(
+            Move.RESTORE, "Load before run(), or in a handler of STARTED or EPOCH_COMPLETED"
+        )
+        if self.data_ends_epoch and isinstance(state_dict, Mapping) and "batch" in state_dict:
+            rest = {k: v for k, v in state_dict.items() if k not in ("epoch", "batch")}
+            super().load_state_dict({**rest, "iteration": 0})
+            self.state.epoch = state_dict["epoch"]
+            self.state.iteration = state_dict["iteration"]
+            self._init_iter = state_dict["batch"]
+        else:
+            super().load_state_dict(state_dict)
+            self._init_iter = None
+        if machine.move(Move.RESTORE) is Phase.IDLE:
+            self._dataloader_iter = None
+
+    # The run.
+
+    def run(
+        self,
+        data: Iterable[Any] | None = None,
+        max_epochs: int | None = None,
+        max_iters: int | None = None,
+        epoch_length: int | None = None,
+    ) -> State:
+        """Run the process function over the batches of `data`.
+
+        A run that was interrupted, or a restored one, goes on. A run that was terminated or that failed goes on
+        with its next epoch if it has one left. Anything else begins at epoch 1; setting
+        ``engine.state.max_epochs = None`` makes it do so.
+
+        Args:
+            data: the batches; None gives ``None`` as each batch and needs an `epoch_length`.
+            max_epochs: how many epochs; 1 if neither this nor `max_iters` is given.
+            max_iters: how many batches in all, instead of `max_epochs`.
+            epoch_length: how many batches make an epoch; the length of `data` if it has one, otherwise
+                the first epoch tells. With `data_ends_epoch` it is an upper bound, without a default.
+
+        Returns:
+            The state.
+
+        Raises:
+            TypeError: `data` is not iterable.
+            ValueError: the arguments contradict each other, or the state of the run that goes on.
+            RuntimeError: this engine is running.
+        """
+        if self._hub.engine is not None:
+            raise RuntimeError(
+                f"run() of an engine that is running, in phase {self.phase.name}: call it when the "
+                "run has returned, or use another engine, as for validation"
+            )
+        if data is not None and not isinstance(data, Iterable):
+            raise TypeError(
+                f"Argument data should be iterable, got {type(data).__name__}: {data!r}"
+            )
+        if max_epochs is not None and max_iters is not None:
+            raise ValueError(
+                "Arguments max_iters and max_epochs are mutually exclusive. Please provide only "
+                f"max_epochs or max_iters. Got max_epochs={max_epochs}, max_iters={max_iters}"
+            )
+        state = self.state
+        for name, value, other in (
+            ("max_iters", max_iters, "max_epochs"),
+            ("max_epochs", max_epochs, "max_iters"),
+        ):
+            if value is not None and getattr(state, other) is not None:
+                raise ValueError(
+                    f"To switch from {other} to {name} mode during resume, you must first reset by "
+                    f"setting 'engine.state.{other} = None' before calling run()."
+                )
+        if state.max_epochs is not None:
+            self._check_and_set_max_epochs(max_epochs)
+        if state.max_iters is not None:
+            self._check_and_set_max_iters(max_iters)
+
+        paused = self.phase is Phase.INTERRUPTED
+        unlimited = state.max_epochs is None and state.max_iters is None
+        if unlimited or (self._done() and not paused):
+            self._begin_anew(data, max_epochs, max_iters, epoch_length)
+        else:
+            self._go_on(data, epoch_length)
+        if self._dataloader_iter is None:
+            state.dataloader = data
+        return self._internal_run()
+
+    def _begin_anew(
+        self,
+        data: Iterable[Any] | None,
+        max_epochs: int | None,
+        max_iters: int | None,
+        epoch_length: int | None,
+    ) -> None:
+        state = self.state
+        if epoch_length is None and data is not None:
+            epoch_length = self._length(data)
+        if epoch_length is None and not (self.data_ends_epoch and data is not None):
+            epoch_length = state.epoch_length
+        self._check_length(data, epoch_length)
+        if max_iters is None and max_epochs is None:
+            max_epochs = 1
+        for name, value in (("max_epochs", max_epochs), ("max_iters", max_iters)):
+            if value is not None and value < 1:
+                raise ValueError(
+                    f"Argument {name} is invalid. Please, set a correct {name} positive value, "
+                    f"got {value}"
+                )
+        self._internal_run_generator = None
+        state.iteration = state.epoch = 0
+        state.max_epochs, state.max_iters = max_epochs, max_iters
+        state.epoch_length = epoch_length
+        self._init_iter = None
+        if max_iters is not None:
+            self.logger.info("Engine run starting with max_iters=%s.", max_iters)
+        else:
+            self.logger.info("Engine run starting with max_epochs=%s.", max_epochs)
+
+    def _go_on(self, data: Iterable[Any] | None, epoch_length: int | None) -> None:
+        state = self.state
+        known = state.epoch_length
+        if known is None or (self.data_ends_epoch and self.phase is not Phase.INTERRUPTED):
+            if epoch_length is None and data is not None and known is None:
+                epoch_length = self._length(data)
+            epoch_length = known if epoch_length is None else epoch_length
+            self._check_length(data, epoch_length)
+            state.epoch_length = epoch_length
+        elif epoch_length is not None and epoch_length != known:
+            raise ValueError(
+                "Argument epoch_length should be same as in the state, "
+                f"but given {epoch_length} vs {known}"
+            )
+        if self.phase in (Phase.TERMINATED, Phase.FAILED):
+            self._init_iter = 0  # what was left of that epoch is not run
+        until = f"{state.max_epochs} epochs"
+        if state.max_iters is not None:
+            until = f"{state.max_iters} iterations"
+        self.logger.info(
+            "Engine run resuming from iteration %s, epoch %s until %s",
+            state.iteration,
+            state.epoch,
+            until,
+        )
+
+    def _length(self, data: Iterable[Any]) -> int | None:
+        # Where the data ends the epoch, its length is not ours to know.
+        return None if self.data_ends_epoch else self._get_data_length(data)
+
+    def _check_length(self, data: Iterable[Any] | None, epoch_length: int | None) -> None:
+        if epoch_length is None:
+            if data is None:
+                raise ValueError(
+                    "epoch_length should be provided if data is None: "
+                    "nothing else says how many batches an epoch has"
+                )
+        elif epoch_length < (0 if self.data_ends_epoch else 1):
+            raise ValueError(
+                "Input data has zero size. Please provide non-empty data, "
+                f"or an epoch_length above 0 (it is {epoch_length})"
+            )
+
+    def _done(self) -> bool:
+        state = self.state
+        if not self.data_ends_epoch:
+            return self._is_done(state)
+        if state.max_iters is not None and state.iteration >= state.max_iters:
+            return True
+        return state.max_epochs is not None and state.epoch >= state.max_epochs
+
+    def _internal_run(self) -> State:
+        machine, state = self._machine, self.state
+        resume = self._paused_at if machine.phase is Phase.INTERRUPTED else None
+        self._reported = None
+        self._hub.engine = self
+        try:
+            try:
+                self._tick(resume)
+                if resume is None:
+                    machine.clear()
+                    machine.move(Move.START)
+                    self._init_timers(state)
+                    self._fire(Events.STARTED)
+                self._run_epochs(resume)
+                machine.move(Move.COMPLETE)
+            except _Terminated:
+                machine.move(Move.TERMINATE)
+                self._registry.channel(Events.TERMINATE).fire()
+            times = self.state.times
+            times[Events.COMPLETED.name] = time.perf_counter() - self._run_clock
+            if machine.terminate != "skip_completed":
+                self._registry.channel(Events.COMPLETED).fire()
+                times[Events.COMPLETED.name] = time.perf_counter() - self._run_clock
+            self.logger.info(
+                "Engine run finished. Time taken: %.3f s", times[Events.COMPLETED.name]
+            )
+        except _Paused:
+            self._tock()
+            return self.state
+        except BaseException as error:
+            if machine.phase is not Phase.IDLE:
+                machine.move(Move.FAIL)
+            self._dataloader_iter = None
+            self.logger.error("Engine run is terminating due to exception: %s", error)
+            if error is self._reported:
+                raise
+            self._handle_exception(error)
+        finally:
+            self._hub.engine = None
+        self._dataloader_iter = None
+        return self.state
+
+    _internal_run_legacy = _internal_run
+
+    def _tick(self, resume: Any) -> None:
+        """Start the clocks; those of an interrupted run hold what had passed."""
+        now = time.perf_counter()
+        self._run_clock = now - (self._run_clock if resume else 0.0)
+        self._epoch_clock = now - (self._epoch_clock if resume else 0.0)
+
+    def _tock(self) -> None:
+        now = time.perf_counter()
+        self._run_clock, self._epoch_clock = now - self._run_clock, now - self._epoch_clock
+
+    def _run_epochs(self, resume: Any) -> None:
+        machine = self._machine
+        # Interrupted in the middle of an epoch: finish that first, whatever the counters say.
+        inside = resume not in (None, Events.STARTED, Events.EPOCH_COMPLETED)
+        while inside or not self._done():
+            if not inside:
+                resume = None
+                self.state.epoch += 1
+                machine.move(Move.BEGIN_EPOCH)
+                self._epoch_clock = time.perf_counter()
+                self._fire(Events.EPOCH_STARTED)
+            if resume in (None, Events.EPOCH_STARTED):
+                self._open_epoch()
+                resume = None
+            inside = False
+            how = Move.END_EPOCH
+            try:
+                self._run_batches(resume)
+            except _EpochTerminated:
+                how = Move.TERMINATE_EPOCH
+                self._fire_event(
+                    Events.TERMINATE_SINGLE_EPOCH, iter_counter=self.state.iteration - self._origin
+                )
+                if not self.data_ends_epoch:
+                    self._setup_dataloader_iter()
+            except Exception as error:
+                if self.reraise or not self._registry.channel(Events.EXCEPTION_RAISED).live:
+                    raise
+                self.logger.error("Current run is terminating due to exception: %s", error)
+                try:
+                    self._handle_exception(error)
+                except BaseException as another:
+                    self._reported = another  # the listeners know: do not tell them again
+                    raise
+            self._close_epoch(how)
+
+    def _open_epoch(self) -> None:
+        """Get the iterator of an epoch, and the point that its batches are counted from."""
+        if self.data_ends_epoch:
+            self._setup_dataloader_iter()
+        elif self._dataloader_iter is None:
+            self._setup_engine()
+        self._origin = self.state.iteration - (self._init_iter or 0)
+        self._init_iter = None
+
+    def _close_epoch(self, how: Move) -> None:
+        machine, state = self._machine, self.state
+        empty = state.iteration == self._origin
+        if self.data_ends_epoch:
+            self._dataloader_iter = None
+        machine.move(how)
+        times = state.times
+        times[Events.EPOCH_COMPLETED.name] = time.perf_counter() - self._epoch_clock
+        if machine.terminate_epoch != "skip_epoch_completed":
+            self._registry.channel(Events.EPOCH_COMPLETED).fire()
+            times[Events.EPOCH_COMPLETED.name] = time.perf_counter() - self._epoch_clock
+        machine.terminate_epoch = False  # also one from a handler of EPOCH_COMPLETED: it is over
+        self._obey(Events.EPOCH_COMPLETED)
+        self.logger.info(
+            "Epoch[%s] Complete. Time taken: %.3f s",
+            state.epoch,
+            times[Events.EPOCH_COMPLETED.name],
+        )
+        if empty and state.max_epochs is None and not self._done():
+            raise RuntimeError(
+                f"the data gave no batch in epoch {state.epoch}, and only max_iters="
+                f"{state.max_iters} bounds the run: it would never end. Give max_epochs, or data "
+                "that can be iterated again"
+            )
+
+    def _run_batches(self, resume: Any) -> None:
+        """Run the batches of one epoch, or the rest of them after an interruption.
+
+        This is the way of every iteration: it looks at no handler, filter or request unless a channel's
+        ``due`` says so (who asks the run to stop sets it, see ``_wake``), and it reads again what a
+        handler may have changed only where one ran.
+
+        To resume, the iteration that was interrupted is gone through once more with the channels
+        silent that were fired already, and the batch that was fetched already handed out again. At its
+        ITERATION_COMPLETED everything is put back.
+        """
+        machine, state = self._machine, self.state
+        get, got, started, completed = self._hot
+        if state.dataloader is None:  # without data there is nothing to fetch
+            get = got = _SILENT
+        heard = (get, got, started)
+        self._wake()
+        it, end, batches = state.iteration, self._end(), self._dataloader_iter
+        if resume == Events.DATALOADER_STOP_ITERATION:
+            if not self._refill(restart_only=True):
+                return
+            get, batches = _SILENT, iter((state.batch,))
+        elif resume == Events.GET_BATCH_STARTED:
+            get = _SILENT
+        elif resume in (Events.GET_BATCH_COMPLETED, Events.ITERATION_STARTED):
+            get, got, batches = _SILENT, _SILENT, iter((state.batch,))
+            if resume == Events.ITERATION_STARTED:
+                started, it = _SILENT, it - 1
+
+        while it != end:
+            machine.phase = FETCHING
+            self.last_event_name = _GET_BATCH_STARTED
+            state.batch = None  # let go of the last batch before the next one is made
+            if it >= get.due:
+                state, it, end, batches = self._attend(get, it)
+            try:
+                state.batch = next(batches)
+            except StopIteration:
+                if not self._refill():
+                    return
+                state, it, end, batches = self._look(it)
+            state.output = None
+            if it >= got.due:
+                state, it, end, batches = self._attend(got, it)
+            state.iteration = it = it + 1
+            machine.phase = STEPPING
+            self.last_event_name = _ITERATION_STARTED
+            if it >= started.due:
+                state, it, end, batches = self._attend(started, it)
+            state.output = self._process_function(self, state.batch)
+            if state.iteration != it:
+                state, it, end, batches = self._look(it)
+            if it >= completed.due:
+                get, got, started = heard
+                state, it, end, batches = self._attend(completed, it)
+
+        limit, length = state.max_iters, state.epoch_length
+        if limit is not None and it >= limit and (length is None or it - self._origin < length):
+            self.should_terminate = True
+            raise _Terminated
+
+    def _end(self) -> int:
+        """Return the iteration that is the epoch's last, -1 if only the data tells."""
+        state = self.state
+        length, limit = state.epoch_length, state.max_iters
+        end = -1 if length is None else max(self._origin + length, state.iteration)
+        if limit is not None and (end < 0 or limit < end):
+            end = max(limit, state.iteration)
+        return end
+
+    def _look(self, it: int) -> tuple[State, int, int, Iterator[Any]]:
+        """Read again what the loop keeps in local variables."""
+        state = self.state
+        now = state.iteration
+        if now != it:
+            # Somebody set the counter. The epoch keeps its number of batches; filters look again.
+            self._origin += now - it
+            self._wake()
+        batches = self._iterator
+        assert batches is not None
+        return state, now, self._end(), batches
+
+    def _attend(self, channel: Any, it: int) -> tuple[State, int, int, Iterator[Any]]:
+        """Fire an event from the loop, and do what the handlers asked for."""
+        channel.fire()
+        if self._machine.pending:
+            self._look(it)
+            self._obey(channel.event)
+        return self._look(it)
+
+    def _fire(self, event: Events) -> None:
+        self._registry.channel(event).fire()
+        self._obey(event)
+
+    def _obey(self, event: Any) -> None:
+        """Make the move that was asked for, if any was, after the handlers of `event`."""
+        machine = self._machine
+        move = machine.requested()
+        if move is None:
+            return
+        if move is Move.TERMINATE:
+            raise _Terminated
+        if move is Move.TERMINATE_EPOCH:
+            machine.check(move, _TERMINATE_EPOCH_ADVICE)
+            raise _EpochTerminated
+        machine.move(move)
+        self._paused_at = event
+        self._registry.channel(Events.INTERRUPT).fire()
+        machine.interrupt = False
+        raise _Paused
+
+    def _refill(self, restart_only: bool = False) -> bool:
+        """Deal with the end of the data: get the next batch from a new iterator, if that is the way.
+
+        Args:
+            restart_only: the event was fired before the run was interrupted.
+
+        Returns:
+            Whether there is a batch, in ``state.batch``; if not, the epoch is over.
+        """
+        state = self.state
+        if self.data_ends_epoch:
+            return False
+        if state.epoch_length is None:
+            state.epoch_length = state.iteration - self._origin
+            if state.max_iters is not None:
+                if not state.epoch_length:
+                    raise ValueError(
+                        f"Input data has zero size: {state.dataloader!r} gave no batch, and "
+                        f"max_iters={state.max_iters} asks for some. Please provide non-empty data"
+                    )
+                state.max_epochs = math.ceil(state.max_iters / state.epoch_length)
+            return False
+        if state.dataloader is not None and not restart_only:
+            self._fire(Events.DATALOADER_STOP_ITERATION)
+        self._setup_dataloader_iter()
+        assert self._iterator is not None
+        try:
+            self.state.batch = next(self._iterator)
+        except StopIteration:
+            if not self._done():
+                total = state.max_iters
+                if state.max_epochs is not None:
+                    total = state.epoch_length * state.max_epochs
+                warnings.warn(
+                    "Data iterator can not provide data anymore but required total number of "
+                    "iterations to run is not reached. "
+                    f"Current iteration: {state.iteration} vs Total iterations to run : {total}",
+                    stacklevel=2,
+                )
+            return False
+        return True
+
+    def _handle_exception(self, e: BaseException) -> None:
+        """Tell the listeners of EXCEPTION_RAISED; raise again if there are none, or if told to."""
+        live = self._registry.channel(Events.EXCEPTION_RAISED).live
+        if live:
+            self._fire_event(Events.EXCEPTION_RAISED, e)
+        if self.reraise or not self._registry.channel(Events.EXCEPTION_RAISED).handlers:
+            raise e
+
+
+_SILENT: Any = _Silent()
