@@ -53,8 +53,8 @@ class LayerSummary:
 class ModelSummary:
     """The layers of a model with their types, parameters and sizes.
 
-    Sizes are known if the model has an ``example_input_array``: it is run once, in evaluation mode and
-    without gradients, and leaves modes and random numbers as they were.
+    Sizes are known if the model has an ``example_input_array``: it is run once, in evaluation mode
+    and without gradients, and leaves modes and random numbers as they were.
 
     Args:
         model: The model.
@@ -91,7 +91,7 @@ class ModelSummary:
         self.total_flops: int | None = None
         if flops and self._example is None:
             raise MisconfiguredValue(
-                f"flops=True needs an input to run {type(model).__name__} with: set example_input_array"
+                f"flops=True needs an input for {type(model).__name__}: set example_input_array"
             )
         self._layers = self.summarize(flops)
 
@@ -220,7 +220,7 @@ def _depth(mode: str | None, max_depth: int | None) -> int:
             )
         if isinstance(max_depth, bool) or not isinstance(max_depth, int) or max_depth < -1:
             raise MisconfiguredValue(
-                f"max_depth={max_depth!r} is no depth: pass -1 for all layers, 0 for none, 1 or more"
+                f"max_depth={max_depth!r} is no depth: pass -1 for all, 0 for none, 1 or more"
             )
         return max_depth
     depths = {None: 0, ModelSummary.MODE_TOP: 1, ModelSummary.MODE_FULL: -1}
@@ -280,7 +280,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _size(data: Any) -> Any:
-    """Return the shape of a tensor, a list of shapes for a collection, ``"?"`` for anything else."""
+    """Return the shape of a tensor, of each part of a collection, ``"?"`` for anything else."""
     if isinstance(data, Tensor):
         return list(data.shape)
     if isinstance(data, (list, tuple)):
@@ -294,9 +294,10 @@ def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
 
     def line(cells: list[str]) -> str:
-        return " | ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
+        padded = [f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)]
+        return " | ".join(padded).rstrip()
 
-    rule = "-" * len(line(titles))
+    rule = "-" * (sum(widths) + 3 * (len(widths) - 1))
     return [line(titles), rule, *(line(row) for row in rows), rule]
 
 

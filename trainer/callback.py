@@ -10,11 +10,12 @@ __all__ = ["Callback"]
 class Callback(CallbackBase):
     """Something that happens during a run; override the hooks that you need.
 
-    Only overridden hooks are bound, each to its event, so the others cost nothing. Callbacks run before
-    the same hook of the module; the order in which they are passed changes nothing for leyden's own.
+    Only overridden hooks are bound, each to its event, so the others cost nothing. Callbacks run
+    before the same hook of the module; the order in which they are passed changes nothing for
+    leyden's own.
 
-    State to keep in checkpoints is either what ``on_save_checkpoint`` returns, as in Lightning 1.1, or
-    what ``state_dict`` returns, as in later versions.
+    State to keep in checkpoints is either what ``on_save_checkpoint`` returns, as in Lightning 1.1,
+    or what ``state_dict`` returns, as in later versions.
 
     Example:
         >>> class Count(Callback):
@@ -92,8 +93,8 @@ class Callback(CallbackBase):
         Args:
             trainer: The Trainer.
             pl_module: The module.
-            outputs: What the steps returned, a list for each optimizer; kept only for those who take
-                it. An override may leave it out.
+            outputs: What the steps returned, a list for each optimizer; kept only for those who
+                take it. An override may leave it out.
         """
 
     def on_batch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -248,8 +249,9 @@ class Callback(CallbackBase):
         """Run when a checkpoint is loaded.
 
         Args:
-            args: In the style of Lightning 1.1 the value that ``on_save_checkpoint`` returned; in that
-                of later versions ``trainer, pl_module, checkpoint``. The override's signature decides.
+            args: In the style of Lightning 1.1 the value that ``on_save_checkpoint`` returned; in
+                that of later versions ``trainer, pl_module, checkpoint``. The override's signature
+                decides.
         """
 
 

@@ -21,8 +21,8 @@ _Made = TypeVar("_Made", bound="LightningDataModule")
 class LightningDataModule(DataHooks, HyperParameters):
     """Download, split and load data, apart from the model that is trained on it.
 
-    ``prepare_data`` and ``setup`` are noted however they are called: the Trainer does not repeat what
-    was done by hand. An overridden ``teardown(stage)`` makes ``setup`` of that stage due again.
+    ``prepare_data`` and ``setup`` are noted however they are called: the Trainer does not repeat
+    what was done by hand. An overridden ``teardown(stage)`` makes ``setup`` of it due again.
 
     Args:
         train_transforms: For the user's own use in ``setup``.

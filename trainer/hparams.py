@@ -67,8 +67,8 @@ class HyperParameters:
         """Keep the constructor's arguments in ``hparams``, in checkpoints and in the logger.
 
         Args:
-            args: Names of arguments, or one object that holds them all (dict, Namespace, dataclass);
-                none: every argument.
+            args: Names of arguments, or one object that holds them all (dict, Namespace,
+                dataclass instance); none: every argument.
             ignore: Names to leave out.
             frame: The frame of the constructor, where this is called from elsewhere.
             logger: Send them to the logger.
@@ -124,13 +124,13 @@ def _save(owner: Any, *args: Any, ignore: str | Iterable[str] | None, frame: Fra
         return
     if objects:
         raise ValueError(
-            f"save_hyperparameters got {len(objects)} objects: pass names of arguments, or one object"
+            f"save_hyperparameters got {len(objects)} objects: pass names, or one object"
         )
     missing = [name for name in args if name not in given]
     if missing:
         raise ValueError(
-            f"save_hyperparameters({missing[0]!r}): the constructor of {type(owner).__name__} has no "
-            f"such argument, it has {sorted(given)}"
+            f"save_hyperparameters({missing[0]!r}): the constructor of {type(owner).__name__} has "
+            f"no such argument, it has {sorted(given)}"
         )
     kept = {name: given[name] for name in args} if args else given
     _set_hparams(owner, kept, "kwargs" if kept else None, ignored)
@@ -173,9 +173,9 @@ def _to_hparams(found: Any) -> MutableMapping[str, Any]:
 
 
 def _arguments(owner: Any, frame: FrameType) -> dict[str, Any]:
-    """Return the arguments of the constructor that runs in ``frame``, with the values they have now.
+    """Return the arguments of the constructor that runs in ``frame``, with their values of now.
 
-    Those taken by ``**kwargs`` are among them under their own names; ``self`` and ``*args`` are not.
+    Those taken by ``**kwargs`` are among them under their own names; ``self``, ``*args`` are not.
     """
     if is_dataclass(owner) and frame.f_code.co_name == "__post_init__":
         return {field.name: getattr(owner, field.name) for field in fields(owner) if field.init}

@@ -1,4 +1,4 @@
-"""Read hyper-parameters from the files that loggers and users write: YAML, and the old CSV of tags."""
+"""Read hyper-parameters from files that loggers and users write: YAML, and the old CSV of tags."""
 
 import csv
 import re
@@ -56,8 +56,8 @@ def read_hparams(path: str | Path) -> AttributeDict:
 def read_yaml(text: str, name: str = "the text") -> Any:
     """Read YAML: mappings, sequences, flow collections, quoted and plain scalars, comments.
 
-    Scalars are read by the core schema of YAML 1.2 (``1e-3`` is a number, ``yes`` a text). What goes
-    beyond is left to PyYAML's safe loader where that is installed. Neither runs code from the text.
+    Scalars are read by the core schema of YAML 1.2 (``1e-3`` is a number, ``yes`` a text). What
+    goes beyond is left to PyYAML's safe loader where that is installed. Neither runs code.
 
     Args:
         text: The document.

@@ -45,6 +45,7 @@ class LambdaCallback(Callback):
                 continue
             if not callable(function):
                 raise MisconfiguredType(
-                    f"LambdaCallback({name}={function!r}): pass a function, not {type(function).__name__}"
+                    f"LambdaCallback({name}={function!r}): "
+                    f"pass a function, not a {type(function).__name__}"
                 )
             setattr(self, name, function)

@@ -28,7 +28,8 @@ def load_from_checkpoint(
         cls: The class of the module.
         checkpoint_path: The file.
         map_location: Where its tensors go, as in ``torch.load``; None: to the CPU.
-        hparams_file: A ``.yaml``, ``.yml`` or ``.csv`` file whose hyper-parameters replace the saved ones.
+        hparams_file: A ``.yaml``, ``.yml`` or ``.csv`` file; its hyper-parameters replace those
+            saved.
         strict: The names of the weights must be exactly those of the module.
         kwargs: Arguments of the constructor; they win over the saved ones.
 
@@ -85,7 +86,7 @@ def _arguments(cls: Any, checkpoint: dict[str, Any], given: dict[str, Any]) -> d
     if required:
         raise TypeError(
             f"{cls.__name__} needs {_listed(required)}, which the checkpoint does not hold: pass "
-            f"load_from_checkpoint(path, {required[0]}=...), or call save_hyperparameters() in __init__"
+            f"load_from_checkpoint(path, {required[0]}=...), or save_hyperparameters() in __init__"
         )
     return arguments
 

@@ -212,7 +212,7 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
 
     @property
     def automatic_optimization(self) -> bool:
-        """Whether the run does backward pass and optimizer step; set it to False to do them by hand."""
+        """Whether the run does backward pass and optimizer step; False: ``training_step`` does."""
         return self._automatic_optimization
 
     @automatic_optimization.setter
@@ -277,8 +277,8 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
         """
         if self.automatic_optimization:
             raise MisconfiguredValue(
-                "manual_backward was called, but automatic_optimization=True already runs the "
-                "backward pass: set self.automatic_optimization = False in __init__, or return the loss"
+                "manual_backward was called, but automatic_optimization=True runs backward "
+                "itself: set self.automatic_optimization = False in __init__, or return the loss"
             )
         if self.trainer is None:
             loss.backward(*args, **kwargs)
@@ -294,19 +294,26 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
         """
         if self._toggles is None:
             self._toggles = Toggles()
-        others = self.optimizers(use_pl_optimizer=False) if self.trainer is not None else []
-        self._toggles.push(optimizer, others if isinstance(others, list) else [others])
+        self._toggles.push(optimizer, [] if self.trainer is None else self.trainer.optimizers)
 
-    def untoggle_optimizer(self, optimizer: Any = None) -> None:
+    def untoggle_optimizer(self, optimizer: Any = None, optimizer_idx: int | None = None) -> None:
         """Undo the last :meth:`toggle_optimizer`, or that of ``optimizer`` and all since.
 
         Args:
             optimizer: The optimizer or its place among them. None: the last one toggled.
+            optimizer_idx: Its place, where it is not said by ``optimizer``.
         """
         if self._toggles is not None:
+            if optimizer is None:
+                optimizer = optimizer_idx
             if isinstance(optimizer, int):
                 optimizer = self._running("untoggle_optimizer").optimizers[optimizer]
             self._toggles.pop(optimizer)
+
+    def _untoggle_all(self) -> None:
+        """Undo every toggle; the run does this when it ends, also by an exception."""
+        if self._toggles is not None:
+            self._toggles.clear()
 
     @contextmanager
     def toggled_optimizer(self, optimizer: Any) -> Iterator[None]:
@@ -432,7 +439,7 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
         """Return the tensors of all processes, stacked in a new first dimension.
 
         Args:
-            data: A tensor, or containers of tensors. Without several processes it comes back as it is.
+            data: A tensor, or containers of tensors. A single process gets it back as it is.
             group: The process group; None for all.
             sync_grads: Let gradients flow back to the process a tensor came from.
         """

@@ -120,8 +120,8 @@ class ModuleHooks(DataHooks):
         """Return the optimizers, with or without schedulers.
 
         One optimizer; a list of them; a list of optimizers and a list of schedulers; a dict with
-        ``optimizer`` and, as you like, ``lr_scheduler``, ``monitor``, ``frequency``; a tuple of such
-        dicts; None.
+        ``optimizer`` and, as you like, ``lr_scheduler``, ``monitor``, ``frequency``; a tuple of
+        such dicts; None.
         """
 
     def configure_callbacks(self) -> Sequence[Any]:
@@ -159,8 +159,8 @@ class ModuleHooks(DataHooks):
         """Run at the end of each training epoch, before ``training_epoch_end``.
 
         Args:
-            outputs: What the steps returned, a list for each optimizer. Kept only if this method, or
-                that of a callback, takes it; an override may leave it out.
+            outputs: What the steps returned, a list for each optimizer. Kept only if this method,
+                or that of a callback, takes it; an override may leave it out.
         """
 
     def on_train_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int) -> int | None:

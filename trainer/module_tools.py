@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from leyden.exceptions import MisconfiguredValue
+from leyden.handlers.gradient_clipping import clip_gradients as clip
+from leyden.handlers.gradient_norm import gradient_norms
 from leyden.transfer import apply_to_tensors
 
 __all__ = [
@@ -21,7 +23,10 @@ __all__ = [
 
 
 class Toggles:
-    """Which parameters are frozen for the sake of another optimizer, and what they were before."""
+    """Which parameters are frozen while one optimizer trains, and what they were before.
+
+    Toggles nest: each keeps what it found, and undoing it brings that back.
+    """
 
     def __init__(self) -> None:
         # (the optimizer, {parameter: requires_grad before}) for each toggle not undone yet.
@@ -37,9 +42,11 @@ class Toggles:
         mine = set(_parameters(optimizer))
         before = {p: p.requires_grad for other in optimizers for p in _parameters(other)}
         before.update({p: p.requires_grad for p in mine})
-        original = {**before, **(self._original())}
-        for parameter in before:
-            parameter.requires_grad = original[parameter] and parameter in mine
+        original = {**before, **self._original()} if self._stack else before
+        for parameter, required in before.items():
+            wanted = original[parameter] and parameter in mine
+            if wanted is not required:
+                parameter.requires_grad = wanted
         self._stack.append((optimizer, before))
 
     def pop(self, optimizer: Any = None) -> None:
@@ -89,12 +96,8 @@ def clip_gradients(parameters: Iterable[Tensor], value: float, algorithm: str) -
         raise MisconfiguredValue(
             f"gradient_clip_val={value} is negative: pass a number above 0, or 0 for no clipping"
         )
-    if value == 0:
-        return
-    if algorithm == "norm":
-        nn.utils.clip_grad_norm_(parameters, value)
-    else:
-        nn.utils.clip_grad_value_(parameters, value)
+    if value != 0:
+        clip(parameters, value, algorithm)
 
 
 def grad_norm(named: Iterable[tuple[str, Tensor]], norm_type: float) -> dict[str, float]:
@@ -110,19 +113,11 @@ def grad_norm(named: Iterable[tuple[str, Tensor]], norm_type: float) -> dict[str
         raise MisconfiguredValue(
             f"norm_type={norm_type} is no norm: pass a number above 0 or 'inf'"
         )
-    names, norms = [], []
-    for name, parameter in named:
-        if parameter.grad is not None:
-            names.append(name)
-            norms.append(torch.linalg.vector_norm(parameter.grad.detach(), norm_type))
+    norms = gradient_norms(named, norm_type)
     if not norms:
         return {f"grad_{norm_type}_norm_total": 0.0}
-    home = norms[0].device
-    every = torch.stack([norm.to(home, torch.float32) for norm in norms])
-    total = torch.linalg.vector_norm(every, norm_type)
-    values = torch.cat([every, total.reshape(1)]).tolist()
-    keys = [f"grad_{norm_type}_norm_{name}" for name in [*names, "total"]]
-    return {key: round(value, 4) for key, value in zip(keys, values, strict=True)}
+    values = torch.stack([norm.float() for norm in norms.values()]).tolist()
+    return {name: round(value, 4) for name, value in zip(norms, values, strict=True)}
 
 
 def split_batch(batch: Any, split_size: int) -> list[Any]:
@@ -131,8 +126,8 @@ def split_batch(batch: Any, split_size: int) -> list[Any]:
         raise MisconfiguredValue(f"split_size={split_size!r} is no number of steps: pass 1 or more")
     if isinstance(batch, Tensor) or not isinstance(batch, Sequence):
         raise MisconfiguredValue(
-            f"a batch of type {type(batch).__name__} cannot be split along time: return a tuple or list "
-            "from the loader, or override tbptt_split_batch"
+            f"a batch of type {type(batch).__name__} cannot be split along time: return a tuple "
+            "or list from the loader, or override tbptt_split_batch"
         )
     lengths = {_time(part) for part in batch if _has_time(part)}
     if len(lengths) != 1:
@@ -186,7 +181,7 @@ def all_gather(data: Any, group: Any, sync_grads: bool) -> Any:
 def warn_tbptt_reduction(name: str) -> None:
     """Say that a reduction of its own for the splits of a batch is not built."""
     warnings.warn(
-        f"self.log({name!r}): tbptt_reduce_fx and tbptt_pad_token have no effect, the splits of a batch "
-        "are reduced by reduce_fx: leave both out",
+        f"self.log({name!r}): tbptt_reduce_fx and tbptt_pad_token have no effect, the splits of a "
+        "batch are reduced by reduce_fx: leave both out",
         stacklevel=3,
     )

@@ -20,22 +20,21 @@ class Predictions:
 
         Args:
             filename: The file they go to.
-            values: For each name a tensor or list with an item for each sample. Tensors are copied to
-                the CPU, for the device's memory is needed.
+            values: For each name a tensor or list with an item for each sample. Tensors are copied
+                to the CPU, for the device's memory is needed.
         """
         kept = self._files.setdefault(filename, {})
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
                 # A clone of each item: torch.save writes the whole storage behind a view.
-                items: list[Any] = [item.clone() for item in value.detach().cpu().reshape(-1)]
-                if value.dim() > 1:
-                    items = [item.clone() for item in value.detach().cpu()]
+                samples = value.detach().cpu()
+                items = [item.clone() for item in (samples if samples.dim() else samples[None])]
             elif isinstance(value, (list, tuple)):
                 items = list(value)
             else:
                 raise TypeError(
-                    f"the prediction {name!r} is of type {type(value).__name__}: pass a tensor or a list "
-                    "with an item for each sample"
+                    f"the prediction {name!r} is of type {type(value).__name__}: pass a tensor or "
+                    "a list with an item for each sample"
                 )
             kept.setdefault(name, []).extend(items)
 

@@ -58,8 +58,8 @@ def seed_everything(seed: int | str | None = None, workers: bool = False) -> int
 def seed_worker(worker_id: int) -> None:
     """Seed a loader's worker from its own seed and the rank of its process.
 
-    To be used as ``worker_init_fn``. torch gives each worker a seed of its own, but the same ones on
-    every rank of a run whose ranks were seeded alike.
+    To be used as ``worker_init_fn``. torch gives each worker a seed of its own, but the same ones
+    on every rank of a run whose ranks were seeded alike.
 
     Args:
         worker_id: The number of the worker; torch's seed differs by it already.
@@ -87,14 +87,10 @@ def _checked(given: int | str, source: str) -> int:
 
 
 def _seed_numpy(seed: int) -> None:
-    """Seed NumPy where somebody can draw from it: torch itself imports it wherever it is installed."""
+    """Seed NumPy if there is one; torch has imported it then already."""
     numpy = sys.modules.get("numpy")
-    if numpy is None:
-        try:
-            import numpy
-        except ImportError:
-            return
-    numpy.random.seed(seed)
+    if numpy is not None:
+        numpy.random.seed(seed)
 
 
 def _mix(value: int) -> int:

@@ -12,8 +12,8 @@ __all__ = ["apply_to_tensors", "move_to_device"]
 def move_to_device(batch: Any, device: torch.device | str) -> Any:
     """Return ``batch`` with every tensor in it on ``device``.
 
-    Looks into mappings, sequences, named tuples and dataclasses. An object of another kind that has a
-    ``to`` method (a packed sequence, a graph batch) is moved by it; everything else stays as it is.
+    Looks into mappings, sequences, named tuples and dataclasses. An object of another kind that has
+    a ``to`` method (a packed sequence, a graph batch) is moved by it; all else stays as it is.
 
     Args:
         batch: The batch, as the loader made it.
@@ -21,7 +21,7 @@ def move_to_device(batch: Any, device: torch.device | str) -> Any:
     """
 
     def move(value: Any) -> Any:
-        # Copies from pinned memory overlap with the work of the GPU; elsewhere the flag has no effect.
+        # Copies from pinned memory overlap with the GPU's work; elsewhere the flag has no effect.
         if isinstance(value, torch.Tensor):
             return value.to(device, non_blocking=torch.device(device).type == "cuda")
         return value.to(device)
@@ -42,7 +42,7 @@ def apply_to_tensors(data: Any, function: Any) -> Any:
 def _apply(data: Any, function: Any, also: str | None) -> Any:
     if isinstance(data, torch.Tensor):
         return function(data)
-    # Asked before the containers: PackedSequence and BatchEncoding are containers that move themselves.
+    # Asked before the containers: PackedSequence and BatchEncoding are some that move themselves.
     if also is not None and not isinstance(data, type) and callable(getattr(data, also, None)):
         return function(data)
     if isinstance(data, Mapping):
@@ -59,7 +59,7 @@ def _apply(data: Any, function: Any, also: str | None) -> Any:
 
 
 def _rebuild(data: Any, content: Any) -> Any:
-    """Make a container of the type of ``data``; the built-in one where that type cannot be called."""
+    """Make a container of the type of ``data``; a built-in one where that cannot be called so."""
     if isinstance(data, dict) and hasattr(data, "default_factory"):
         return type(data)(data.default_factory, content)
     try:
