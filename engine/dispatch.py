@@ -382,6 +382,8 @@ class Channel:
         "_filters",
         "_hub",
         "_next",
+        "_plain",
+        "_rest",
         "_since",
         "_stale",
         "due",
@@ -398,6 +400,8 @@ class Channel:
         self._filters: tuple[Filter, ...] = ()
         self._counter: str | None = None
         self._since = self._next = 0
+        self._rest = NEVER
+        self._plain = False
         self.due = -1
         self.live = False
         self._stale = True
@@ -412,29 +416,24 @@ class Channel:
         if handlers is not self.handlers:
             return  # a list that was replaced while somebody still holds it
         self._stale = True
+        self._plain = False
         self.due = -1
         self.live = bool(handlers) or self._hub.tapped
 
     def fire(self) -> None:
         """Run what is due at this event."""
         engine = self._hub.engine or self._hub.resolve()
-        if self._hub.tapped:
-            engine._fire_event(self.event)
+        if not self._plain:
+            self._fire_checked(engine)
             return
         engine.last_event_name = self.event
-        if self._stale:
-            self._compile(engine)
-        if not self._filters:
-            each = self._each
-            self.due = -1 if each else NEVER
-            handlers = self.handlers
-            for at, call in each:
-                call(engine)
-                if self._stale:
-                    self._walk(engine, handlers, at)
-                    break
-            return
-        self._fire_filtered(engine)
+        self.due = self._rest
+        handlers = self.handlers
+        for at, call in self._each:
+            call(engine)
+            if not self._plain:  # the handlers were changed meanwhile
+                self._walk(engine, handlers, at)
+                return
 
     def deliver(self, engine: "Engine", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run all handlers of the event with arguments that came with it."""
@@ -473,11 +472,23 @@ class Channel:
             else:
                 filters.append(filter_)
         self._each, self._filters = tuple(each), tuple(filters)
-        self._since, self._next = 0, 0  # an empty window: look at the filters at the next use
+        self._since = self._next = 0  # an empty window: look at the filters at the next use
+        self._rest = -1 if each else NEVER
         self._stale = False
+        self._plain = not filters and not self._hub.tapped
 
-    def _fire_filtered(self, engine: "Engine") -> None:
+    def _fire_checked(self, engine: "Engine") -> None:
+        """Fire with everything looked at that a plain channel need not look at."""
+        if self._hub.tapped:
+            engine._fire_event(self.event)
+            return
+        if self._stale:
+            self._compile(engine)
+            if self._plain:
+                self.fire()
+                return
         assert self._counter is not None
+        engine.last_event_name = self.event
         counter = getattr(engine.state, self._counter, 0)
         handlers = self.handlers
         if self._since <= counter < self._next:
@@ -487,14 +498,12 @@ class Channel:
                 # A handler may move the counter of its own event: a later filter may pass then.
                 if self._stale or getattr(engine.state, self._counter, 0) != counter:
                     self._walk(engine, handlers, at)
-                    break
+                    return
             return
-        # Below `since` the filters have to be looked at again: the counter went back, or stands.
+        # Outside of the window the filters are looked at: due, or the counter stands or went back.
         if type(counter) is int:
             self._since = counter + 1
             self._next = min(filter_.next(counter + 1) for filter_ in self._filters)
-        else:
-            self._since = self._next = 0
         self.due = -1 if self._each or self._since >= self._next else self._next
         self._walk(engine, handlers, -1)
 

@@ -14,7 +14,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from leyden.engine.dispatch import Channel
 from leyden.engine.emitter import Emitter
 from leyden.engine.events import Events, State
 from leyden.engine.filters import NEVER
@@ -95,6 +94,10 @@ class Engine(Emitter):
         self.data_ends_epoch = data_ends_epoch
         # Batches of the running epoch are counted from here: state.iteration - origin.
         self._origin = 0
+        # The iteration at which the epoch ends, and what it was computed from.
+        self._end = -1
+        self._length_seen: int | None = None
+        self._limit_seen: int | None = None
         self._paused_at: Any = None
         self._reported: BaseException | None = None
         self._run_clock = self._epoch_clock = 0.0
@@ -109,6 +112,11 @@ class Engine(Emitter):
         if not self._machine.inside_epoch:
             return self._init_iter or 0
         return self.state.iteration - self._origin
+
+    @property
+    def inside_epoch(self) -> bool:
+        """Whether the run is, or was stopped, between EPOCH_STARTED and EPOCH_COMPLETED."""
+        return self._machine.inside_epoch
 
     @property
     def _dataloader_iter(self) -> Iterator[Any] | None:
@@ -471,7 +479,7 @@ class Engine(Emitter):
             get = got = _SILENT
         heard = (get, got, started)
         self._wake()
-        it, end, batches = state.iteration, self._end(), self._dataloader_iter
+        state, it, end, batches = self._look(state.iteration)
         if resume == Events.DATALOADER_STOP_ITERATION:
             if not self._refill(restart_only=True):
                 return
@@ -515,34 +523,42 @@ class Engine(Emitter):
             self.should_terminate = True
             raise _Terminated
 
-    def _end(self) -> int:
-        """Return the iteration that is the epoch's last, -1 if only the data tells."""
-        state = self.state
-        length, limit = state.epoch_length, state.max_iters
-        end = -1 if length is None else max(self._origin + length, state.iteration)
-        if limit is not None and (end < 0 or limit < end):
-            end = max(limit, state.iteration)
-        return end
-
-    def _look(self, it: int) -> tuple[State, int, int, Iterator[Any]]:
-        """Read again what the loop keeps in local variables."""
-        state = self.state
-        now = state.iteration
-        if now != it:
-            # Somebody set the counter. The epoch keeps its number of batches; filters look again.
-            self._origin += now - it
-            self._wake()
-        batches = self._iterator
-        assert batches is not None
-        return state, now, self._end(), batches
-
     def _attend(self, channel: Any, it: int) -> tuple[State, int, int, Iterator[Any]]:
         """Fire an event from the loop, and do what the handlers asked for."""
         channel.fire()
         if self._machine.pending:
             self._look(it)
             self._obey(channel.event)
+        state = self.state
+        if (
+            state.iteration == it
+            and state.epoch_length is self._length_seen
+            and state.max_iters is self._limit_seen
+        ):
+            return state, it, self._end, self._iterator  # type: ignore[return-value]
         return self._look(it)
+
+    def _look(self, it: int) -> tuple[State, int, int, Iterator[Any]]:
+        """Read again what the loop keeps in local variables.
+
+        Returns:
+            The state; its iteration; the iteration at which the epoch ends, -1 if only the data tells;
+            and the iterator of the data.
+        """
+        state = self.state
+        now = state.iteration
+        if now != it:
+            # Somebody set the counter. The epoch keeps its number of batches; filters look again.
+            self._origin += now - it
+            self._wake()
+        self._length_seen, self._limit_seen = length, limit = state.epoch_length, state.max_iters
+        end = -1 if length is None else max(self._origin + length, now)
+        if limit is not None and (end < 0 or limit < end):
+            end = max(limit, now)
+        self._end = end
+        batches = self._iterator
+        assert batches is not None
+        return state, now, end, batches
 
     def _fire(self, event: Events) -> None:
         self._registry.channel(event).fire()
