@@ -344,4 +344,6 @@ def from_argparse_args(cls: type[T], args: Namespace | ArgumentParser, **kwargs:
 
 
 def _same(value: object, default: object) -> bool:
-    return value is default or (type(value) is type(default) and value == default)
+    # Arrays and tensors do not compare to one bool; of those only the default itself counts.
+    simple = isinstance(value, (bool, int, float, str, bytes))
+    return value is default or (simple and type(value) is type(default) and value == default)

@@ -1,6 +1,7 @@
 """Names that today's Lightning gave to arguments of 1.1, in one table."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ class Alias:
 
     Attributes:
         meaning: the translation in words, for documentation.
-        translate: (name, value, all other arguments) -> the arguments it stands for.
+        translate: (how it was given, value, all other arguments) -> the arguments it stands for.
         types: what an environment variable's text may be read as.
     """
 
@@ -65,7 +66,8 @@ def _devices(name: str, value: Any, others: Mapping[str, Any]) -> Values:
         word = value.strip()
         if word == "auto":
             return {} if kind == "cpu" else _all_of(kind)
-        value = int(word) if word.lstrip("-").isdecimal() else value
+        with suppress(ValueError):  # ids like "0,1" stay text
+            value = int(word)
     if kind == "cpu":
         return {"num_processes": count(1, advice="on the CPU devices= is that many")(name, value)}
     return {"tpu_cores" if kind == "tpu" else "gpus": value}
@@ -78,7 +80,7 @@ def _all_of(kind: str) -> Values:
 
 
 def _strategy(name: str, value: Any, others: Mapping[str, Any]) -> Values:
-    return {} if value == "auto" else {"distributed_backend": value}
+    return {} if isinstance(value, str) and value == "auto" else {"distributed_backend": value}
 
 
 ALIASES: dict[str, Alias] = {
@@ -118,7 +120,7 @@ def resolve_aliases(
     for name in (n for n in given if n in ALIASES):
         if given[name] is None:
             continue
-        for argument, value in ALIASES[name].translate(name, given[name], context).items():
+        for argument, value in ALIASES[name].translate(sources[name], given[name], context).items():
             if argument in values:
                 raise MisconfiguredValue(
                     f"{sources[name]}={shown(given[name])} and {origin[argument]}="

@@ -107,7 +107,10 @@ NOT_YET: dict[str, NotYet] = {
         "leave it (and strategy) out to train in this process",
     ),
     "plugins": NotYet(
-        lambda v: v is None or v == [], "None", "plugins are not built yet", "leave plugins out"
+        lambda v: v is None or (isinstance(v, (list, tuple)) and not v),
+        "None",
+        "plugins are not built yet",
+        "leave plugins out",
     ),
     "precision": NotYet(
         lambda v: v == 32, "32", "mixed precision is not built yet", "leave precision out"
@@ -172,9 +175,10 @@ def check_hardware(values: Values, origin: Mapping[str, str]) -> None:
         )
     if gpus:
         _check_gpus_exist(values, origin)
-    if values["num_nodes"] > 1 and str(values["distributed_backend"]) in ("dp", "ddp_cpu"):
+    backend = values["distributed_backend"]
+    if values["num_nodes"] > 1 and isinstance(backend, str) and backend in ("dp", "ddp_cpu"):
         raise MisconfiguredValue(
-            f"num_nodes={values['num_nodes']} with {values['distributed_backend']}: it works "
+            f"num_nodes={values['num_nodes']} with {backend}: it works "
             "within one node; pass accelerator='ddp'"
         )
 

@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy
 import pytest
 
 from leyden.arguments import (
@@ -48,14 +49,14 @@ class Data:
 
     DEPRECATED_NAMES = ("bs",)
 
-    def __init__(
+    def __init__(  # type: ignore[no-untyped-def]
         self,
         root: Path,
         batch_size: int = 32,
         shuffle: bool = True,
         mode: Literal["fast", "slow"] = "fast",
         drop: "Undefined" = None,  # type: ignore[name-defined]  # noqa: F821
-        untyped=0.5,  # type: ignore[no-untyped-def]
+        untyped=0.5,
         bs: int = 1,
         sizes: tuple[int, ...] = (1,),
     ) -> None:
@@ -68,6 +69,9 @@ class Child(Data):
     def __init__(self, classes: int = 10, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.classes = classes
+
+
+WEIGHTS = numpy.ones(2)
 
 
 def parser_of(cls: type = Trainer) -> ArgumentParser:
@@ -168,6 +172,18 @@ def test_from_argparse_args_takes_what_is_the_class_s_own() -> None:
     assert config.given == {"logger": True, "checkpoint_callback": False}
     with pytest.raises(TypeError, match=r"__init__\(\) got an unexpected keyword argument 'mine'"):
         from_argparse_args(Trainer, Namespace(), mine=0)
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_defaults_that_do_not_compare_are_kept(size: int) -> None:
+    class Weighted:
+        """Weights as an array."""
+
+        def __init__(self, weights: Any = WEIGHTS) -> None:
+            self.weights = weights
+
+    given = numpy.ones(size)
+    assert from_argparse_args(Weighted, Namespace(weights=given)).weights is given
 
 
 def test_parse_argparser_reads_a_bare_flag_as_true() -> None:
@@ -277,6 +293,7 @@ def test_variables_fill_what_a_command_line_left_at_its_default(
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
+        ({"LEYDEN_TRAINER_DEVICES": "--1"}, "LEYDEN_TRAINER_DEVICES='--1' is not a whole number"),
         ({"PL_TRAINER_MAX_EPOCHS": "x"}, "PL_TRAINER_MAX_EPOCHS='x' is not a whole number"),
         ({"LEYDEN_TRAINER_MAX_EPOCH": "3"}, "LEYDEN_TRAINER_MAX_EPOCH: .*did you mean max_epochs"),
         (
