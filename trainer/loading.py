@@ -3,25 +3,28 @@
 import inspect
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from leyden.hparams import AttributeDict
 from leyden.hparams_files import read_hparams
 
+if TYPE_CHECKING:
+    from leyden.module import LightningModule
+
 __all__ = ["load_from_checkpoint"]
 
-# Names under which versions before 1.0 kept them; oldest first, so that newer ones win.
-_OLD_KEYS = ("hparams", "module_arguments")
+_Module = TypeVar("_Module", bound="LightningModule")
 
 
 def load_from_checkpoint(
-    cls: Any,
+    cls: type[_Module],
     checkpoint_path: str | Path,
     map_location: Any = None,
     hparams_file: str | Path | None = None,
     strict: bool = True,
+    trust_checkpoint: bool = False,
     **kwargs: Any,
-) -> Any:
+) -> _Module:
     """Build the module with the hyper-parameters of a checkpoint, and load its weights.
 
     Args:
@@ -31,6 +34,7 @@ def load_from_checkpoint(
         hparams_file: A ``.yaml``, ``.yml`` or ``.csv`` file; its hyper-parameters replace those
             saved.
         strict: The names of the weights must be exactly those of the module.
+        trust_checkpoint: Read the file even if that runs code from it.
         kwargs: Arguments of the constructor; they win over the saved ones.
 
     Returns:
@@ -45,7 +49,9 @@ def load_from_checkpoint(
     # First, so that a wrong name costs no reading of a large file.
     replaced = None if hparams_file is None else read_hparams(hparams_file)
     checkpoint = checkpoint_io.load(
-        checkpoint_path, map_location="cpu" if map_location is None else map_location
+        checkpoint_path,
+        map_location="cpu" if map_location is None else map_location,
+        trust=trust_checkpoint,
     )
     if replaced is not None:
         checkpoint["hyper_parameters"] = replaced
@@ -64,9 +70,7 @@ def _arguments(cls: Any, checkpoint: dict[str, Any], given: dict[str, Any]) -> d
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    saved = AttributeDict()
-    for key in (*_OLD_KEYS, "hyper_parameters"):
-        saved.update(_as_dict(checkpoint.get(key, {})))
+    saved = AttributeDict(_as_dict(checkpoint.get("hyper_parameters") or {}))
     argument = checkpoint.get("hparams_name")
     arguments: dict[str, Any]
     if argument and argument in named:
@@ -94,7 +98,7 @@ def _arguments(cls: Any, checkpoint: dict[str, Any], given: dict[str, Any]) -> d
 def _as_dict(saved: Any) -> dict[str, Any]:
     if isinstance(saved, MutableMapping):
         return dict(saved)
-    return dict(vars(saved))  # A Namespace, as versions before 1.0 saved it.
+    return dict(vars(saved))  # A Namespace, in a file that is trusted.
 
 
 def _listed(names: list[str]) -> str:

@@ -479,14 +479,17 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
         self.train()
 
     def summarize(
-        self, mode: str | None = "top", max_depth: int | None = None
+        self, mode: str | None = "top", max_depth: int | None = None, flops: bool = False
     ) -> ModelSummary | None:
         """Return the table of layers and their parameters; None for ``mode=None``.
 
         Args:
             mode: ``"top"``, ``"full"`` or None.
             max_depth: How deep to look instead: 1 is ``"top"``, -1 is ``"full"``.
+            flops: Count the operations of a forward pass; needs ``example_input_array``.
         """
-        if mode is None and max_depth is None:
+        if max_depth is not None and mode == "top":
+            mode = None  # Only the default; any other mode beside a depth is refused.
+        elif mode is None and max_depth is None:
             return None
-        return ModelSummary(self, mode=mode, max_depth=max_depth)
+        return ModelSummary(self, mode=mode, max_depth=max_depth, flops=flops)

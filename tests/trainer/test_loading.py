@@ -1,0 +1,153 @@
+"""load_from_checkpoint."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from leyden.module import LightningModule
+
+
+class Sized(LightningModule):
+    def __init__(self, width: int, rate: float = 0.1, kind: str = "a") -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.kind = kind
+        self.layer = nn.Linear(width, 1)
+        self.register_buffer("seen", torch.zeros(1))
+
+
+class Conf(LightningModule):
+    def __init__(self, conf: Any, other: int = 1) -> None:
+        super().__init__()
+        self.save_hyperparameters(conf)
+        self.other = other
+        self.layer = nn.Linear(conf.width if hasattr(conf, "width") else conf["width"], 1)
+
+
+class Plain(LightningModule):
+    def __init__(self, width: int, deep: bool = False) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, 1)
+        self.width, self.deep = width, deep
+
+
+class Takes(LightningModule):
+    def __init__(self, width: int = 2, **rest: Any) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, 1)
+        self.rest = rest
+
+
+def saved(path: Path, module: LightningModule, **more: Any) -> Path:
+    checkpoint: dict[str, Any] = {"state_dict": module.state_dict(), "epoch": 1, "global_step": 4}
+    if module.hparams:
+        checkpoint["hyper_parameters"] = dict(module.hparams)
+        checkpoint["hparams_name"] = module._hparams_name
+    torch.save({**checkpoint, **more}, path / "x.ckpt")
+    return path / "x.ckpt"
+
+
+def test_the_module_comes_back(tmp_path: Path) -> None:
+    module = Sized(3, kind="b")
+    module.seen += 8
+    path = saved(tmp_path, module)
+    same, other = (
+        Sized.load_from_checkpoint(path),
+        Sized.load_from_checkpoint(str(path), kind="c", rate=0.7),
+    )
+    assert dict(same.hparams) == {"width": 3, "rate": 0.1, "kind": "b"}
+    assert dict(other.hparams) == {"width": 3, "rate": 0.7, "kind": "c"}
+    assert (same.kind, other.kind) == ("b", "c")
+    assert same.training and same.trainer is None
+    for name, value in module.state_dict().items():
+        assert torch.equal(same.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("kind", [dict, argparse.Namespace])
+def test_one_object_of_hyper_parameters(tmp_path: Path, kind: Any) -> None:
+    path = saved(tmp_path, Conf(kind(width=3, rate=0.1)))
+    assert dict(Conf.load_from_checkpoint(path).hparams) == {"width": 3, "rate": 0.1}
+    changed = Conf.load_from_checkpoint(path, rate=0.5, other=7)
+    assert dict(changed.hparams) == {"width": 3, "rate": 0.5} and changed.other == 7
+    given = Conf.load_from_checkpoint(path, conf={"width": 3})
+    assert dict(given.hparams) == {"width": 3}
+
+
+def test_arguments_that_were_not_saved(tmp_path: Path) -> None:
+    path = saved(tmp_path, Plain(3))
+    with pytest.raises(
+        TypeError, match=r"Plain needs 'width', .* load_from_checkpoint\(path, width"
+    ):
+        Plain.load_from_checkpoint(path)
+    assert Plain.load_from_checkpoint(path, width=3, unknown=1).width == 3
+
+
+def test_a_constructor_that_takes_everything(tmp_path: Path) -> None:
+    path = saved(
+        tmp_path, Plain(2), hyper_parameters={"width": 2, "more": 1}, hparams_name="kwargs"
+    )
+    assert Takes.load_from_checkpoint(path, own=3).rest == {"more": 1, "own": 3}
+    assert not Plain.load_from_checkpoint(path).deep
+
+
+def test_names_of_old_versions(tmp_path: Path) -> None:
+    path = saved(
+        tmp_path, Plain(3), hparams={"width": 9}, module_arguments={"width": 3, "deep": True}
+    )
+    assert Plain.load_from_checkpoint(path).deep
+
+
+def test_hparams_file_replaces_the_saved_ones(tmp_path: Path) -> None:
+    path = saved(tmp_path, Sized(3))
+    (tmp_path / "h.yaml").write_text("width: 3\nkind: z\n")
+    got = Sized.load_from_checkpoint(path, hparams_file=tmp_path / "h.yaml")
+    assert dict(got.hparams) == {"width": 3, "rate": 0.1, "kind": "z"}
+    with pytest.raises(ValueError, match="use .yaml, .yml or .csv"):
+        Sized.load_from_checkpoint(path, hparams_file=tmp_path / "h.txt")
+
+
+def test_files_that_are_missing_or_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Sized.load_from_checkpoint(tmp_path / "none.ckpt", width=3)
+    path = saved(tmp_path, Plain(3))
+    with pytest.raises(RuntimeError, match=re.escape("size mismatch for layer.weight")):
+        Plain.load_from_checkpoint(path, width=4)
+    with pytest.raises(RuntimeError, match="seen"):
+        Sized.load_from_checkpoint(path, width=3)
+    assert Sized.load_from_checkpoint(path, width=3, strict=False).kind == "a"
+
+
+def test_the_hook_runs_before_the_weights_are_loaded(tmp_path: Path) -> None:
+    class Grows(Plain):
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            self.layer = nn.Linear(checkpoint["state_dict"]["layer.weight"].shape[1], 1)
+
+    assert Grows.load_from_checkpoint(saved(tmp_path, Plain(5)), width=1).layer.in_features == 5
+
+
+def test_an_error_of_the_constructor_is_not_hidden(tmp_path: Path) -> None:
+    class Fails(Plain):
+        def __init__(self, width: int) -> None:
+            raise TypeError("of its own")
+
+    with pytest.raises(TypeError, match="^of its own$"):
+        Fails.load_from_checkpoint(saved(tmp_path, Plain(3)), width=3)
+
+
+def test_map_location(tmp_path: Path) -> None:
+    seen = []
+
+    class Looks(Plain):
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            seen.append(checkpoint["state_dict"]["layer.weight"].device.type)
+
+    path = saved(tmp_path, Plain(3))
+    Looks.load_from_checkpoint(path, width=3)
+    with pytest.raises(RuntimeError, match="meta tensor"):
+        Looks.load_from_checkpoint(path, map_location="meta", width=3)
+    assert seen == ["cpu", "meta"]
