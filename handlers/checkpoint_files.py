@@ -1,0 +1,59 @@
+"""What is done to checkpoint files beside reading and writing them; remote paths included."""
+
+import contextlib
+import os
+from typing import Any
+
+from leyden.handlers.checkpoint_names import is_remote
+
+__all__ = ["exists", "make_directory", "remove", "write_text"]
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file of this name."""
+    if is_remote(path):
+        filesystem, name = _remote(path)
+        return bool(filesystem.exists(name))
+    return os.path.exists(path)
+
+
+def remove(path: str) -> None:
+    """Remove a file; one that is gone already is fine."""
+    if is_remote(path):
+        filesystem, name = _remote(path)
+        with contextlib.suppress(FileNotFoundError):
+            filesystem.rm(name)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+
+
+def make_directory(path: str) -> None:
+    """Make a directory and those above it; object stores have none."""
+    if is_remote(path):
+        filesystem, name = _remote(path)
+        with contextlib.suppress(NotImplementedError):
+            filesystem.makedirs(name, exist_ok=True)
+        return
+    os.makedirs(path, exist_ok=True)
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a small text file."""
+    if is_remote(path):
+        filesystem, name = _remote(path)
+        filesystem.pipe_file(name, text.encode())
+        return
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _remote(path: str) -> tuple[Any, str]:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"the path {path!r} needs the package fsspec: pip install fsspec"
+        ) from error
+    filesystem, name = fsspec.core.url_to_fs(path)
+    return filesystem, name

@@ -1,0 +1,333 @@
+"""What a checkpoint holds: built from a run by :func:`dump`, given back to one by :func:`restore`.
+
+The keys are Lightning 1.1's, so that later versions read weights and hyper-parameters too::
+
+    epoch                       the epoch a resumed run begins with, or goes on in
+    global_step                 completed optimizer steps
+    pytorch-lightning_version   the version whose form this is
+    state_dict                  weights and buffers of the module
+    callbacks                   state by name of callback          }
+    optimizer_states            one a optimizer                    }  not where only
+    lr_schedulers               one a scheduler                    }  weights are saved
+    native_amp_scaling_state    of the gradient scaler, if any     }
+    leyden                      what continues a run exactly       }
+    hparams_name, hyper_parameters   plain data, if there are any
+
+Everything is plain data and tensors: ``torch.load(weights_only=True)`` reads it.
+
+``leyden`` holds ``version`` (of this form), ``callback_states`` (see :func:`callback_state`) and
+what ``trainer.resume_state()`` returns: position, random numbers, loader, gradients, metrics,
+handlers.
+"""
+
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leyden.handlers.plain_data import foreign, plain
+
+__all__ = ["FORM", "LIGHTNING_VERSION", "callback_keys", "dump", "mismatches", "restore"]
+
+#: version of what stands under "leyden"; a reader refuses a higher one.
+FORM = 1
+#: whose keys these are.
+LIGHTNING_VERSION = "1.1.8"
+
+_OWN_KEYS = ("version", "callback_states", "datamodule")
+_TRAINING_KEYS = ("optimizer_states", "lr_schedulers")
+
+
+def dump(trainer: Any, weights_only: bool = False) -> dict[str, Any]:
+    """Build the checkpoint of a run as it is now.
+
+    Tensors are those of the run, not copies: write it before the next step, or copy it.
+
+    The hooks ``on_save_checkpoint`` of callbacks, module and data module run here, in this order.
+
+    Args:
+        trainer: the run, with ``lightning_module`` (or ``model``), ``current_epoch``,
+            ``global_step``, ``callbacks``, ``optimizers``, ``lr_schedulers``; where it has them
+            ``datamodule``, ``scaler`` and ``resume_state()``.
+        weights_only: leave out what only a resumed run needs.
+    """
+    module = _module(trainer)
+    # In a hook of the last batch the counters lag behind; the position does not.
+    resume = {} if not hasattr(trainer, "resume_state") else trainer.resume_state()
+    epoch, steps = _position(trainer, resume)
+    checkpoint: dict[str, Any] = {
+        "epoch": epoch,
+        "global_step": steps,
+        "pytorch-lightning_version": LIGHTNING_VERSION,
+        "state_dict": module.state_dict(),
+    }
+    for callback in getattr(trainer, "callbacks", ()):
+        # Weight averaging: the file holds the averaged weights, its own state the others.
+        if hasattr(callback, "weights_to_save"):
+            checkpoint["state_dict"] = callback.weights_to_save(module, checkpoint["state_dict"])
+    if not weights_only:
+        checkpoint["callbacks"] = {}
+        checkpoint["leyden"] = {"version": FORM, "callback_states": {}, **resume}
+        _save_callbacks(trainer, module, checkpoint)
+        checkpoint["optimizer_states"] = [o.state_dict() for o in trainer.optimizers]
+        checkpoint["lr_schedulers"] = [_scheduler(s).state_dict() for s in trainer.lr_schedulers]
+        scaler = getattr(trainer, "scaler", None)
+        if scaler is not None:
+            checkpoint["native_amp_scaling_state"] = scaler.state_dict()
+        datamodule = getattr(trainer, "datamodule", None)
+        kept = datamodule.state_dict() if hasattr(datamodule, "state_dict") else None
+        if kept and _is_data(type(datamodule).__name__, "state_dict", kept):
+            checkpoint["leyden"]["datamodule"] = kept
+    hparams = getattr(module, "hparams", None)
+    if hparams:
+        checkpoint["hparams_name"] = getattr(module, "_hparams_name", None) or "kwargs"
+        checkpoint["hyper_parameters"] = plain(dict(hparams), "hyper_parameters")
+    known = set(checkpoint)
+    for owner in (module, getattr(trainer, "datamodule", None)):
+        hook = getattr(owner, "on_save_checkpoint", None)
+        if hook is not None:
+            hook(checkpoint)
+    for key in set(checkpoint) - known:
+        # Of the user's own making; what cannot be read back safely must not spoil the rest.
+        checkpoint[key] = plain(checkpoint[key], key)
+    return checkpoint
+
+
+def restore(trainer: Any, checkpoint: dict[str, Any]) -> None:
+    """Give a run back what ``dump`` saved, or what Lightning 1.1 saved.
+
+    Nothing is changed where something does not fit: all that does not is listed at once.
+
+    The run goes on through ``trainer.load_resume_state(state, epoch, global_step)``, where
+    ``state`` is what ``resume_state()`` returned, or None if the checkpoint holds none (Lightning's
+    does not): the run then begins at the start of ``epoch``.
+
+    Raises:
+        KeyError: the checkpoint holds weights only.
+        RuntimeError: it is of another model, has other optimizers, or is of a newer version.
+    """
+    module = _module(trainer)
+    missing = [key for key in _TRAINING_KEYS if key not in checkpoint]
+    if missing:
+        raise KeyError(
+            f"a run cannot be resumed from this checkpoint, it lacks {', '.join(missing)}: it was "
+            "saved with "
+            "weights only. Load its weights with load_from_checkpoint, or resume from a full one"
+        )
+    problems = _run_mismatches(trainer, checkpoint)
+    if problems:
+        _refuse(problems + _weights(checkpoint["state_dict"], module.state_dict()))
+    datamodule = getattr(trainer, "datamodule", None)
+    for owner in (datamodule, module):
+        hook = getattr(owner, "on_load_checkpoint", None)
+        if hook is not None:
+            hook(checkpoint)
+    # Only now: the module's hook is where users rename weights of older models.
+    problems = _weights(checkpoint["state_dict"], module.state_dict())
+    if problems:
+        _refuse(problems)
+    module.load_state_dict(checkpoint["state_dict"])
+    loaded = checkpoint.get("leyden", {}).get("datamodule")
+    if loaded and hasattr(datamodule, "load_state_dict"):
+        datamodule.load_state_dict(loaded)
+    _restore_callbacks(trainer, module, checkpoint)
+    for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
+        optimizer.load_state_dict(state)
+    for entry, state in zip(trainer.lr_schedulers, checkpoint["lr_schedulers"], strict=True):
+        _scheduler(entry).load_state_dict(state)
+    scaler, scale = getattr(trainer, "scaler", None), checkpoint.get("native_amp_scaling_state")
+    if scaler is not None and scale is not None:
+        scaler.load_state_dict(scale)
+    if hasattr(trainer, "load_resume_state"):
+        own = checkpoint.get("leyden")
+        rest = None
+        if own is not None:
+            rest = {key: value for key, value in own.items() if key not in _OWN_KEYS}
+        trainer.load_resume_state(rest or None, checkpoint["epoch"], checkpoint["global_step"])
+
+
+def mismatches(trainer: Any, checkpoint: Mapping[str, Any]) -> list[str]:
+    """List what of a checkpoint does not fit a run, one line each; changes nothing."""
+    weights = _weights(checkpoint["state_dict"], _module(trainer).state_dict())
+    return weights + _run_mismatches(trainer, checkpoint)
+
+
+def _run_mismatches(trainer: Any, checkpoint: Mapping[str, Any]) -> list[str]:
+    version = checkpoint.get("leyden", {}).get("version", FORM)
+    if version > FORM:
+        return [f"it is of a newer leyden (form {version}, this one reads up to {FORM}): update"]
+    found = _optimizers(checkpoint.get("optimizer_states", []), trainer.optimizers)
+    saved, own = len(checkpoint.get("lr_schedulers", [])), len(trainer.lr_schedulers)
+    if saved != own:
+        found.append(f"{saved} learning rate schedulers were saved, the run has {own}")
+    return found
+
+
+def _refuse(problems: list[str]) -> None:
+    raise RuntimeError(
+        "the checkpoint does not fit this run, nothing was restored:\n  "
+        + "\n  ".join(problems)
+        + "\nResume with the model and optimizers it was saved with"
+    )
+
+
+def callback_keys(callbacks: Sequence[Any]) -> list[str]:
+    """Return the names under which the states of callbacks are saved, one each and all different.
+
+    Two callbacks with the same ``state_key`` are told apart by their order: the second gets ``#2``.
+    """
+    keys: list[str] = []
+    seen: dict[str, int] = {}
+    for callback in callbacks:
+        key = str(getattr(callback, "state_key", type(callback).__qualname__))
+        seen[key] = seen.get(key, 0) + 1
+        keys.append(key if seen[key] == 1 else f"{key}#{seen[key]}")
+    return keys
+
+
+# ---------------------------------------------------------------------------------------- callbacks
+
+
+def _save_callbacks(trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+    """Ask all callbacks for their states, in both styles.
+
+    What ``on_save_checkpoint`` returns stands under ``callbacks``, as in Lightning 1.1; what
+    ``state_dict`` returns stands there too if the hook returned nothing, and under ``leyden`` if
+    both did.
+    """
+    callbacks = list(getattr(trainer, "callbacks", ()))
+    states, own = checkpoint["callbacks"], checkpoint["leyden"]["callback_states"]
+    for key, callback in zip(callback_keys(callbacks), callbacks, strict=True):
+        returned = _call_save(callback, trainer, module, checkpoint)
+        kept = callback.state_dict() if hasattr(callback, "state_dict") else {}
+        if returned is not None and _is_data(key, "on_save_checkpoint", returned):
+            states[key] = returned
+        if kept and _is_data(key, "state_dict", kept):
+            if returned is None:
+                states[key] = kept
+                own[key] = None  # it is a state_dict
+            elif not isinstance(returned, Mapping) or set(returned) != set(kept):
+                own[key] = kept
+
+
+def _restore_callbacks(trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+    callbacks = list(getattr(trainer, "callbacks", ()))
+    states = dict(checkpoint.get("callbacks", {}))
+    own = checkpoint.get("leyden", {}).get("callback_states", {})
+    keys = callback_keys(callbacks)
+    for key, callback in zip(keys, callbacks, strict=True):
+        saved_as = key if key in states else _old_key(callback, states, keys)
+        state = states.pop(saved_as, None)
+        hook = getattr(callback, "on_load_checkpoint", None)
+        if hook is not None and _arguments(hook) >= 3:
+            hook(trainer, module, checkpoint)
+        if saved_as in own and own[saved_as] is None:
+            callback.load_state_dict(state)
+            continue
+        if state is not None and hook is not None and _arguments(hook) < 3:
+            hook(state)
+        if own.get(key) is not None:
+            callback.load_state_dict(own[key])
+    if states:
+        warnings.warn(
+            "the checkpoint holds the state of callbacks that this run does not have: "
+            f"{sorted(states)}. "
+            "Their state is not restored; pass the same callbacks to resume exactly",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _call_save(callback: Any, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> Any:
+    hook = getattr(callback, "on_save_checkpoint", None)
+    if hook is None:
+        return None
+    if _arguments(hook) >= 3:
+        return hook(trainer, module, checkpoint)
+    return hook(trainer, module)
+
+
+def _old_key(callback: Any, states: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """The class name, by which Lightning 1.1 names the state; once for all of a class."""
+    names = [type(callback).__name__, f"{type(callback).__module__}.{type(callback).__qualname__}"]
+    found = [name for name in names if name in states and name not in keys]
+    return found[0] if found else ""
+
+
+def _arguments(hook: Any) -> int:
+    """How many positional arguments a hook takes: versions of Lightning differ."""
+    try:
+        parameters = inspect.signature(hook).parameters.values()
+    except (TypeError, ValueError):
+        return 2
+    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+
+
+def _is_data(key: str, source: str, state: Any) -> bool:
+    where = foreign(state)
+    if where is None:
+        return True
+    warnings.warn(
+        f"the state of {key} is left out of the checkpoint: what its {source} returned holds "
+        f"{where}, "
+        "which cannot be read back without running code. Return tensors, numbers, text, lists and "
+        "dicts",
+        UserWarning,
+        stacklevel=3,
+    )
+    return False
+
+
+# ---------------------------------------------------------------------------------- parts of a run
+
+
+def _module(trainer: Any) -> Any:
+    module = getattr(trainer, "lightning_module", None)
+    return trainer.model if module is None else module
+
+
+def _scheduler(entry: Any) -> Any:
+    return entry["scheduler"] if isinstance(entry, Mapping) else entry
+
+
+def _position(trainer: Any, resume: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the epoch to begin with and the completed optimizer steps."""
+    position = resume.get("position", {})
+    steps = position.get("optimizer_steps", getattr(trainer, "optimizer_steps", None))
+    if steps is None:
+        steps = trainer.global_step + 1  # as a hook sees it, one behind
+    if not steps and not position.get("iteration"):
+        return 0, 0  # nothing was trained yet
+    max_steps = getattr(trainer, "max_steps", None)
+    unfinished = (
+        max_steps is not None and steps >= max_steps and not position.get("epoch_done", False)
+    )
+    return trainer.current_epoch + (0 if unfinished else 1), steps
+
+
+def _weights(saved: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    found = [f"weights {key!r} are missing in the checkpoint" for key in own if key not in saved]
+    found += [f"weights {key!r} are not in the model" for key in saved if key not in own]
+    for key in own:
+        there, here = _shape(saved.get(key)), _shape(own[key])
+        if there is not None and here is not None and there != here:
+            found.append(f"weights {key!r} have the shape {there}, the model's have {here}")
+    return found
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if hasattr(value, "shape") else None
+
+
+def _optimizers(saved: Sequence[Mapping[str, Any]], own: Sequence[Any]) -> list[str]:
+    if len(saved) != len(own):
+        return [f"{len(saved)} optimizers were saved, the run has {len(own)}"]
+    found = []
+    for index, (state, optimizer) in enumerate(zip(saved, own, strict=True)):
+        there = [len(group["params"]) for group in state.get("param_groups", [])]
+        here = [len(group["params"]) for group in optimizer.param_groups]
+        if there != here:
+            found.append(
+                f"optimizer {index} was saved with {there} parameters a group, it has {here}"
+            )
+    return found

@@ -1,0 +1,378 @@
+"""Saves checkpoints while a run goes on, and keeps the best or the last of them."""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from leyden.engine import Engine, Events
+from leyden.engine.errors import MisconfigurationException
+from leyden.handlers.base import Order
+from leyden.handlers.checkpoint_arguments import Triggers, check_arguments, split_filepath
+from leyden.handlers.checkpoint_files import make_directory, remove
+from leyden.handlers.checkpoint_names import default_directory
+from leyden.handlers.checkpoint_record import CheckpointRecord
+from leyden.handlers.monitored import listed, score_of, worst
+
+__all__ = ["ModelCheckpoint"]
+
+log = logging.getLogger(__name__)
+
+
+class ModelCheckpoint(CheckpointRecord):
+    """Save a checkpoint after each validation run, and keep the best ``save_top_k`` by a logged
+    value.
+
+    Where nothing is validated it saves at the end of each training epoch; and once more when the
+    training ends, by itself, by Ctrl-C or by an exception, if there was a step since. Without
+    ``monitor`` only the last file is kept. A new file is complete on the disk before an old one is
+    removed.
+
+    Runs on: the end of a validation run (not the sanity check); the end of a training epoch; the
+    end of a batch where ``every_n_train_steps`` or ``train_time_interval`` ask for it; the end of
+    training.
+
+    State: all that decides which files are kept.
+
+    Source: Lightning 1.1, with the triggers of Lightning 2. A metric ``val_loss`` or
+    ``checkpoint_on`` becomes the monitor when none is given, as in 1.1, but with a warning.
+
+    Args:
+        filepath: directory and template in one (deprecated by ``dirpath`` and ``filename``).
+        monitor: name of the logged value; None: the last checkpoint is kept.
+        verbose: log each decision.
+        save_last: also keep the newest checkpoint as ``last.ckpt``.
+        save_top_k: how many to keep; -1: all, 0: none is saved at all, None: 1 if there is a
+            monitor.
+        save_weights_only: leave out what only a resumed run needs.
+        mode: "min", "max", or "auto": "max" for names with "acc" in them or that begin with
+            "fmeasure".
+        period: save every so many epochs; 0 or less: never.
+        prefix: put before the file name.
+        dirpath: directory; None: below the logger's, or ``default_root_dir/checkpoints``.
+        filename: template such as ``"{epoch}-{val_loss:.2f}"``; a name that was not logged becomes
+            0.
+        every_n_train_steps: save every so many optimizer steps, after the validation of the same
+            step.
+        train_time_interval: save when this time has passed.
+        every_n_epochs: the same as ``period``. Where one of the two before is given, epochs count
+            only if this or ``period`` is given too.
+        save_on_train_epoch_end: True: at the end of training epochs (after their validation) and
+            not after each validation run; False: after validation runs only; None: as said above.
+        save_on_exception: save when the training fails.
+        auto_insert_metric_name: write ``epoch=3`` for ``{epoch}`` rather than ``3``.
+        asynchronous: write in a thread; the training waits only for the copy. The file is there
+            when the next save begins or the training ends.
+        on_error: "raise", or "warn" to go on training when the disk refuses a checkpoint.
+
+    Attributes:
+        best_model_path, best_model_score: the best file and its score; without ``monitor`` the last
+            file.
+        last_model_path: the file of ``save_last``, or the last file without ``monitor``.
+        best_k_models: score by path of the files that are kept.
+        kth_best_model_path, kth_value: the worst of them.
+        current_score: score of the last file saved.
+    """
+
+    order: ClassVar[float] = Order.CHECKPOINT
+    order_reason: ClassVar[str] = (
+        "after everything of the event: the file holds its metrics and the stopping decision"
+    )
+
+    def __init__(
+        self,
+        filepath: str | os.PathLike[str] | None = None,
+        monitor: str | None = None,
+        verbose: bool = False,
+        save_last: bool | None = None,
+        save_top_k: int | None = None,
+        save_weights_only: bool = False,
+        mode: str = "auto",
+        period: int | None = None,
+        prefix: str = "",
+        dirpath: str | os.PathLike[str] | None = None,
+        filename: str | None = None,
+        *,
+        every_n_train_steps: int | None = None,
+        train_time_interval: timedelta | None = None,
+        every_n_epochs: int | None = None,
+        save_on_train_epoch_end: bool | None = None,
+        save_on_exception: bool = True,
+        auto_insert_metric_name: bool = True,
+        asynchronous: bool = False,
+        on_error: Literal["raise", "warn"] = "raise",
+    ) -> None:
+        check_arguments(filepath, monitor, save_last, save_top_k, dirpath, on_error)
+        directory, template = split_filepath(filepath, dirpath, filename)
+        super().__init__(
+            monitor,
+            mode=mode,
+            save_top_k=save_top_k,
+            save_last=save_last,
+            dirpath=directory,
+            filename=template,
+            prefix=prefix,
+            auto_insert_metric_name=auto_insert_metric_name,
+            triggers=Triggers.parse(
+                period, every_n_epochs, every_n_train_steps, train_time_interval
+            ),
+        )
+        self.verbose = verbose
+        self.save_weights_only = save_weights_only
+        self.save_on_train_epoch_end = save_on_train_epoch_end
+        self.save_on_exception = save_on_exception
+        self.asynchronous = asynchronous
+        self.on_error = on_error
+        self._due = False
+        self._failed = False
+        self._warned: set[str] = set()
+        self._writer: Any = None
+
+    # ------------------------------------------------------------------ moments
+
+    def attach(self, engine: Engine) -> None:
+        """Bind the hooks, and the ends of batches and epochs where they may be due."""
+        super().attach(engine)
+        if getattr(engine.state, "stage", "train") != "train":
+            return
+        if self.triggers.within_epochs:
+            self.listen(engine, Events.ITERATION_COMPLETED, self._batch_over)
+        if self.triggers.within_epochs or self.save_on_train_epoch_end:
+            self.listen(engine, Events.EPOCH_COMPLETED, self._epoch_over)
+
+    def on_pretrain_routine_start(self, trainer: Any, pl_module: Any) -> None:
+        """Settle where the files go: a directory that cannot be made fails before training."""
+        if not self.dirpath:
+            self.dirpath = default_directory(trainer)
+        writes = not getattr(trainer, "fast_dev_run", False) and getattr(
+            trainer, "is_global_zero", True
+        )
+        if writes and self.save_top_k != 0 and self.triggers.any:
+            make_directory(self.dirpath)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin a run: finish what a killed one had begun."""
+        self._failed = self._due = False
+        if self._saved_at == 0.0:
+            self._saved_at = time.monotonic()
+        self._remove_superseded(trainer)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Save after a validation run."""
+        if not self.save_on_train_epoch_end:
+            self.save_checkpoint(trainer, pl_module)
+
+    def on_train_epoch_metrics(self, trainer: Any, pl_module: Any) -> None:
+        """Save at the end of an epoch where nothing is validated."""
+        if self.save_on_train_epoch_end is None and not getattr(
+            trainer, "enable_validation", False
+        ):
+            self.save_checkpoint(trainer, pl_module)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Save what the last save does not hold, and wait for a writer."""
+        if (
+            not self._failed
+            and (self.triggers.epochs or self._due)
+            and self.save_on_train_epoch_end is not False
+        ):
+            # The counter has passed the last batch by now; names carry the step seen in its hooks.
+            self._save_if_epoch_due(trainer, trainer.global_step - 1)
+        self._finish(trainer)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Save the state in which the training failed."""
+        self._failed = True
+        if self.save_on_exception and not isinstance(exception, OSError):
+            steps = getattr(trainer, "optimizer_steps", trainer.global_step)
+            self._save_if_epoch_due(trainer, steps - 1)
+        self._finish(trainer)
+
+    def save_checkpoint(self, trainer: Any, pl_module: Any = None) -> None:
+        """Save now, if this epoch is one to save in and this step was not saved before."""
+        if self.triggers.epochs:
+            self._save_if_epoch_due(trainer, trainer.global_step)
+
+    def _batch_over(self, engine: Engine) -> None:
+        state: Any = engine.state
+        trainer = state.trainer
+        steps = getattr(state, "optimizer_steps", state.iteration)
+        if getattr(state, "closed_at", state.iteration) != state.iteration:
+            return  # in the middle of an accumulated group
+        seconds = self.triggers.seconds
+        late = seconds is not None and time.monotonic() - self._saved_at >= seconds
+        every = self.triggers.steps
+        if not (late or (every and steps % every == 0)):
+            return
+        last = state.iteration - getattr(state, "epoch_start", 0) == getattr(
+            state, "num_batches", -1
+        )
+        if last and getattr(trainer, "enable_validation", False):
+            self._due = True  # its validation comes first
+        else:
+            self._save(trainer, trainer.global_step, strict=False)
+
+    def _epoch_over(self, engine: Engine) -> None:
+        trainer = engine.state.trainer  # type: ignore[attr-defined]
+        if self._due:
+            self._due = False
+            self._save(trainer, trainer.global_step, strict=False)
+        elif self.save_on_train_epoch_end:
+            self.save_checkpoint(trainer)
+
+    def _save_if_epoch_due(self, trainer: Any, step: int) -> None:
+        every = self.triggers.epochs
+        if step >= 0 and (not every or (trainer.current_epoch + 1) % every == 0):
+            self._save(trainer, step, strict=True)
+
+    # ------------------------------------------------------------------ saving
+
+    def _save(self, trainer: Any, step: int, *, strict: bool) -> None:
+        """Save for ``step``; ``strict``: a monitor that was never logged is an error."""
+        if (
+            self.save_top_k == 0
+            or step == self._last_step_saved
+            or getattr(trainer, "fast_dev_run", False)
+            or getattr(trainer, "running_sanity_check", False)
+        ):
+            return
+        self._join_writer(trainer)
+        metrics = trainer.callback_metrics
+        self._adopt_monitor(metrics)
+        monitored = self._monitored(metrics, strict)
+        values = {**metrics, "epoch": trainer.current_epoch, "step": step}
+        before = dict(
+            self.__dict__,
+            best_k_models=dict(self.best_k_models),
+            _superseded=list(self._superseded),
+        )
+        self._last_step_saved = step
+        self._saved_at = time.monotonic()
+        try:
+            if monitored:
+                self._save_among_best(trainer, values)
+            if self.monitor is None or self.save_last:
+                self._save_newest(trainer, values)
+        except OSError as error:
+            # As if it had not been tried: the files that are kept are still those that were.
+            self.__dict__.update(before)
+            if self.on_error == "raise":
+                raise
+            warnings.warn(
+                f"no checkpoint for step {step}: {error}. Training goes on (on_error='warn'); "
+                "the newest checkpoint is "
+                f"{self.last_model_path or self.best_model_path or 'not there yet'}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _save_among_best(self, trainer: Any, values: dict[str, Any]) -> None:
+        score = score_of(values[self.monitor])
+        if not self.check_monitor_top_k(score):
+            if self.verbose:
+                log.info(
+                    "epoch %d, step %d: %s=%g is not among the best %s",
+                    values["epoch"], values["step"], self.monitor, float(score), self.save_top_k,
+                )  # fmt: skip
+            return
+        if torch.isnan(score):
+            score = worst(self.mode)
+        full = self.save_top_k != -1 and len(self.best_k_models) == self.save_top_k
+        dropped = self.kth_best_model_path if full else None
+        path = self._free_path(values, reusable=dropped)
+        if dropped is not None:
+            del self.best_k_models[dropped]
+        self.best_k_models[path] = self.current_score = score
+        if self.save_top_k == -1 or len(self.best_k_models) == self.save_top_k:
+            self.kth_best_model_path = self._extreme(worst_one=True)
+            self.kth_value = self.best_k_models[self.kth_best_model_path]
+        self.best_model_path = self._extreme(worst_one=False)
+        self.best_model_score = self.best_k_models[self.best_model_path]
+        self._write(trainer, path, dropped)
+
+    def _save_newest(self, trainer: Any, values: dict[str, Any]) -> None:
+        if self.save_last:
+            path = self._path(self._filled(self.CHECKPOINT_NAME_LAST, values))
+        else:
+            path = self._free_path(values)
+        old = self.last_model_path
+        self.last_model_path = path
+        keeps_all = self.save_top_k == -1 and not self.save_last
+        self._write(trainer, path, None if keeps_all else old)
+        if self.monitor is None:
+            self.best_model_path = path
+
+    def _write(self, trainer: Any, path: str, replaced: str | None) -> None:
+        if replaced and replaced != path:
+            self._superseded.append(replaced)
+        if self.asynchronous:
+            self._write_later(trainer, path)
+        else:
+            trainer.save_checkpoint(path, self.save_weights_only)
+            self._remove_superseded(trainer)
+        if self.verbose:
+            log.info("saved %s", path)
+
+    def _write_later(self, trainer: Any, path: str) -> None:
+        from leyden.handlers import checkpoint_io, checkpoint_state
+
+        self._join_writer(trainer)
+        checkpoint = checkpoint_state.dump(trainer, self.save_weights_only)
+        if not getattr(trainer, "is_global_zero", True):
+            return
+        if self._writer is None:
+            self._writer = checkpoint_io.AsyncWriter()
+        self._writer.save(checkpoint, path)
+
+    def _join_writer(self, trainer: Any) -> None:
+        if self._writer is not None:
+            self._writer.join()  # raises what the thread met
+            self._remove_superseded(trainer)
+
+    def _finish(self, trainer: Any) -> None:
+        self._join_writer(trainer)
+
+    def _remove_superseded(self, trainer: Any) -> None:
+        while self._superseded:
+            path = self._superseded.pop()
+            in_use = path in self.best_k_models or path == self.last_model_path
+            if not in_use and getattr(trainer, "is_global_zero", True):
+                remove(path)
+
+    # ------------------------------------------------------------------ the monitor
+
+    def _adopt_monitor(self, metrics: Mapping[str, Any]) -> None:
+        for name in ("val_loss", "checkpoint_on"):
+            if self.monitor is None and name in metrics:
+                self.monitor = name
+                self._warn_once(
+                    f"ModelCheckpoint has no monitor and {name!r} is logged: it becomes the "
+                    "monitor, and the file "
+                    f"with the lowest is kept, as in Lightning 1.1. Pass monitor={name!r} to say "
+                    "so yourself"
+                )
+        if self.save_top_k is None and self.monitor is not None:
+            self.save_top_k = 1
+
+    def _monitored(self, metrics: Mapping[str, Any], strict: bool) -> bool:
+        if self.monitor is None or self.monitor in metrics:
+            return self.monitor is not None
+        text = (
+            f"ModelCheckpoint(monitor={self.monitor!r}) found no such value; logged are: "
+            f"{listed(metrics)}. "
+            f"Call self.log({self.monitor!r}, value) in the module, or pass one of those names"
+        )
+        if metrics and strict:
+            raise MisconfigurationException(text)
+        self._warn_once(f"{text}. No checkpoint is chosen by it now")
+        return False
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            warnings.warn(text, UserWarning, stacklevel=3)
