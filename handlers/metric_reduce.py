@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
+from operator import mul
 from typing import Any
 
 import torch
@@ -40,9 +42,13 @@ def reduction_of(reduce_fx: Any, name: str, hook: str | None) -> str | Callable[
             return _NAMES[reduce_fx.lower()]
     elif callable(reduce_fx):
         try:
-            return _CALLABLES.get(reduce_fx, reduce_fx)
+            known = _CALLABLES.get(reduce_fx)
         except TypeError:  # an unhashable callable
-            return reduce_fx  # type: ignore[no-any-return]
+            known = None
+        if known is not None:
+            return known
+        fn: Callable[[Tensor], Any] = reduce_fx
+        return fn
     raise MisconfigurationException(
         f"self.log({name!r}) in {hook}: reduce_fx={reduce_fx!r} is not known: pass"
         " 'mean', 'sum', 'min', 'max' or a function of a 1-dim tensor, such as torch.median"
@@ -52,11 +58,11 @@ def reduction_of(reduce_fx: Any, name: str, hook: str | None) -> str | Callable[
 class Accumulator:
     """The running reduction of one metric.
 
-    Whoever logs appends to `values` (and `weights` for a mean) and calls `flush` now and then.
+    Whoever logs appends to `values` and `weights`, and calls `flush` now and then.
 
     Attributes:
         values: what was logged since the last flush: Python numbers and 0-dim tensors.
-        weights: the batch size of each of them; unused unless the reduction is a mean.
+        weights: the batch size of each of them; only a mean looks at them.
     """
 
     __slots__ = (
@@ -73,11 +79,16 @@ class Accumulator:
 
     def __init__(self, op: str | Callable[[Tensor], Any]) -> None:
         self._op = op if isinstance(op, str) else "keep"
-        self._fn = op
+        # None in a restored custom reduction, until its name is logged again
+        self._fn: str | Callable[[Tensor], Any] | None = op if op != "keep" else None
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget every value."""
         self.values: list[Any] = []
         self.weights: list[int] = []
-        self._number: float | None = None
-        self._total: Tensor | None = None
+        self._number: float | None = None  # the Python numbers' share of the result
+        self._total: Tensor | None = None  # the tensors' share
         self._weight = 0
         self._kept: list[Tensor] = []
         self._wide = False  # whether float64 came in, and so goes out
@@ -87,20 +98,19 @@ class Accumulator:
             self.values or self._number is not None or self._total is not None or self._kept
         )
 
+    @property
+    def weight(self) -> float:
+        """What the result weighs against other processes' results; 0 without a value."""
+        if self._op == "mean":
+            return self._weight + sum(self.weights)
+        return 1.0 if self else 0.0
+
     def reduces(self, op: str | Callable[[Tensor], Any]) -> bool:
-        """Whether this is the reduction `op`; a restored custom one takes the function over."""
+        """Whether this is the reduction `op`; a function takes over what another one kept."""
         if self._op == "keep" and callable(op):
             self._fn = op
             return True
         return self._fn == op
-
-    def clear(self) -> None:
-        """Forget every value."""
-        self.values, self.weights = [], []
-        self._number = self._total = None
-        self._weight = 0
-        self._kept = []
-        self._wide = False
 
     def flush(self) -> None:
         """Fold the values that came since the last flush into the running result."""
@@ -108,81 +118,74 @@ class Accumulator:
             return
         values, self.values = self.values, []
         weights, self.weights = self.weights, []
-        op = self._op
-        if op == "keep":
-            self._keep(values)
+        if self._op == "keep":
+            self._kept.append(_as_vector(values, self._kept))
             return
-        if op == "mean":
-            self._weight += sum(weights)
-        numbers: list[float] = []
-        tensors: dict[torch.device, list[Tensor]] = {}
-        tensor_weights: dict[torch.device, list[int]] = {}
-        for i, value in enumerate(values):
-            if isinstance(value, Tensor):
-                device = value.device
-                tensors.setdefault(device, []).append(value)
-                if op == "mean":
-                    tensor_weights.setdefault(device, []).append(weights[i])
+        self._weight += sum(weights)
+        # Almost always all are tensors of one device, or all are numbers.
+        if isinstance(values[0], Tensor):
+            try:
+                stacked = torch.stack(values)
+            except (TypeError, RuntimeError):
+                self._flush_mixed(values, weights)
             else:
-                numbers.append(value * weights[i] if op == "mean" else value)
-        if numbers:
-            self._add_number(_fold_numbers(op, numbers))
-        for device, group in tensors.items():
-            self._add_total(self._fold(op, group, tensor_weights.get(device, [])))
+                self._add_tensors(stacked, weights)
+        elif any(isinstance(v, Tensor) for v in values):
+            self._flush_mixed(values, weights)
+        else:
+            self._add_numbers(values, weights)
 
-    def _fold(self, op: str, group: list[Tensor], weights: list[int]) -> Tensor:
-        wide = group[0].device.type != "mps"
+    def _flush_mixed(self, values: list[Any], weights: list[int]) -> None:
+        groups: dict[Any, tuple[list[Any], list[int]]] = {}
+        for value, weight in zip(values, weights, strict=True):
+            device = value.device if isinstance(value, Tensor) else None
+            group = groups.setdefault(device, ([], []))
+            group[0].append(value)
+            group[1].append(weight)
+        for device, (group_values, group_weights) in groups.items():
+            if device is None:
+                self._add_numbers(group_values, group_weights)
+            else:
+                self._add_tensors(torch.stack(group_values), group_weights)
+
+    def _add_numbers(self, numbers: list[Any], weights: list[int]) -> None:
+        old = [] if self._number is None else [self._number]
+        if self._op == "mean":
+            # One by one, so that it does not matter for the last digit when a flush came.
+            self._number = sum(map(mul, numbers, weights), self._number or 0.0)
+        elif self._op == "sum":
+            self._number = sum(numbers, self._number or 0.0)
+        else:
+            # NaN wins, as in torch: Python's min and max would drop it or not by its place.
+            candidates = [*old, *numbers]
+            fold = min if self._op == "min" else max
+            nan = next((n for n in candidates if n != n), None)
+            self._number = fold(candidates) if nan is None else nan
+
+    def _add_tensors(self, stacked: Tensor, weights: list[int]) -> None:
+        wide = stacked.device.type not in ("mps", "xla")
         dtype = torch.float64 if wide else torch.float32
-        if any(v.dtype is torch.float64 for v in group):
-            self._wide = True
-        with torch.set_grad_enabled(any(v.requires_grad for v in group)):
-            if op == "mean":
-                if weights.count(weights[0]) == len(weights):
-                    return _stack(group).sum(dtype=dtype) * weights[0]
-                # The weights travel as arguments of the kernels: a tensor of them would be a
-                # copy to the device that waits.
-                distinct = set(weights)
-                if len(distinct) <= 4:
-                    parts = [
-                        _stack([v for v, n in zip(group, weights, strict=True) if n == w]).sum(
-                            dtype=dtype
-                        )
-                        * w
-                        for w in distinct
-                    ]
-                    return torch.stack(parts).sum()
-                scaled = torch._foreach_mul(
-                    [v.to(dtype) for v in group], [float(w) for w in weights]
-                )
-                return torch.stack(list(scaled)).sum()
-            stacked = _stack(group).to(dtype)
-            return stacked.sum() if op == "sum" else stacked.min() if op == "min" else stacked.max()
-
-    def _add_number(self, number: float) -> None:
-        old = self._number
-        self._number = number if old is None else _fold_numbers(self._op, [old, number])
-
-    def _add_total(self, total: Tensor) -> None:
+        self._wide = self._wide or stacked.dtype is torch.float64
+        if self._op == "mean":
+            first = weights[0]
+            if weights.count(first) == len(weights):
+                total = stacked.sum(dtype=dtype) * first
+            else:
+                total = _weighted_sum(stacked.to(dtype), weights)
+        elif self._op == "sum":
+            total = stacked.sum(dtype=dtype)
+        else:
+            stacked = stacked.to(dtype)
+            total = stacked.min() if self._op == "min" else stacked.max()
         old = self._total
         if old is None:
             self._total = total
             return
-        if old.device != total.device:
-            total = total.to(old.device)
+        old = old.to(total.device)
         if self._op in ("mean", "sum"):
             self._total = old + total
         else:
             self._total = (torch.minimum if self._op == "min" else torch.maximum)(old, total)
-
-    def _keep(self, values: list[Any]) -> None:
-        like = next((v for v in values if isinstance(v, Tensor)), None)
-        device = like.device if like is not None else None
-        if self._kept and device is None:
-            device = self._kept[0].device
-        tensors = [
-            v if isinstance(v, Tensor) else torch.tensor(float(v), device=device) for v in values
-        ]
-        self._kept.append(_stack(tensors))
 
     def result(self) -> Tensor | None:
         """Return the reduced value as a 0-dim tensor; None if nothing came."""
@@ -190,39 +193,53 @@ class Accumulator:
         if not self:
             return None
         if self._op == "keep":
-            assert callable(self._fn)
-            out = self._fn(torch.cat([k.to(self._kept[0].device) for k in self._kept]))
+            if not callable(self._fn):
+                warnings.warn(
+                    "a metric with a reduce_fx of its own was logged before the run was resumed,"
+                    " and not after it in the same epoch: its value for the epoch is left out",
+                    stacklevel=2,
+                )
+                return None
+            device = self._kept[-1].device
+            out = self._fn(torch.cat([kept.to(device) for kept in self._kept]))
             return out if isinstance(out, Tensor) else torch.tensor(float(out))
+        mean = self._op == "mean"
         if self._total is None:
             assert self._number is not None
-            number = self._number / self._weight if self._op == "mean" else self._number
+            number = self._number
+            if mean:
+                number = number / self._weight if self._weight else float("nan")
             return torch.tensor(float(number))
         total = self._total
         if self._number is not None:
             if self._op in ("mean", "sum"):
                 total = total + self._number
-            elif self._op == "min":
-                total = total.clamp(max=self._number)
             else:
-                total = total.clamp(min=self._number)
-        if self._op == "mean":
+                fold = torch.minimum if self._op == "min" else torch.maximum
+                total = fold(total, torch.full_like(total, self._number))
+        if mean:
             total = total / self._weight
         return total if self._wide else total.to(torch.float32)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the running result as tensors and numbers."""
-        self.flush()
+        """Return what was gathered as tensors and numbers.
+
+        Nothing is folded: a run that is saved and one that is not add in the same order, and so
+        agree to the last digit.
+        """
         return {
             "op": self._op,
             "number": self._number,
-            "total": None if self._total is None else self._total.detach(),
+            "total": None if self._total is None else self._total.detach().clone(),
             "weight": self._weight,
-            "kept": [k.detach() for k in self._kept],
+            "kept": [kept.detach().clone() for kept in self._kept],
             "wide": self._wide,
+            "values": [v.detach().clone() if isinstance(v, Tensor) else v for v in self.values],
+            "weights": list(self.weights),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved running result.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state.
 
         Raises:
             ValueError: it was made by another reduction.
@@ -232,7 +249,8 @@ class Accumulator:
                 f"the saved running value was reduced by {state['op']!r}, this one by"
                 f" {self._op!r}: log the metric with the same reduce_fx as in the saved run"
             )
-        self.values, self.weights = [], []
+        self.values = list(state["values"])
+        self.weights = list(state["weights"])
         self._number = state["number"]
         self._total = state["total"]
         self._weight = state["weight"]
@@ -240,14 +258,28 @@ class Accumulator:
         self._wide = state["wide"]
 
 
-def _stack(group: list[Tensor]) -> Tensor:
-    first = group[0].dtype
-    if any(v.dtype is not first for v in group):
-        group = [v.to(torch.float64) for v in group]
-    return torch.stack(group)
+def _weighted_sum(stacked: Tensor, weights: list[int]) -> Tensor:
+    """The sum of values times weights, without a copy of the weights to the device.
+
+    Such a copy waits for the device; numbers in a kernel's arguments do not.
+    """
+    distinct = sorted(set(weights))
+    if len(distinct) > 4:
+        return torch.stack(list(torch._foreach_mul(stacked.unbind(), weights))).sum()
+    parts = stacked.unbind()
+    sums = [
+        torch.stack([p for p, w in zip(parts, weights, strict=True) if w == weight]).sum() * weight
+        for weight in distinct
+    ]
+    return torch.stack(sums).sum()
 
 
-def _fold_numbers(op: str, numbers: list[float]) -> float:
-    if op in ("mean", "sum"):
-        return sum(numbers)
-    return min(numbers) if op == "min" else max(numbers)
+def _as_vector(values: list[Any], kept: list[Tensor]) -> Tensor:
+    like = next((v for v in values if isinstance(v, Tensor)), kept[-1] if kept else None)
+    device = None if like is None else like.device
+    return torch.stack(
+        [
+            v.to(device) if isinstance(v, Tensor) else torch.tensor(float(v), device=device)
+            for v in values
+        ]
+    )

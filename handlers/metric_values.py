@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,14 @@ from torch import Tensor
 
 from leyden.engine.errors import MisconfigurationException
 
-__all__ = ["LazyScalars", "as_scalar", "batch_size_of", "check_name", "host_scalars"]
+__all__ = [
+    "LazyScalars",
+    "as_batch_size",
+    "as_scalar",
+    "batch_size_of",
+    "check_name",
+    "host_scalars",
+]
 
 _MAX_DEPTH = 16
 """How deep a batch is searched for its first tensor."""
@@ -82,6 +90,26 @@ def as_scalar(value: Any, name: str, hook: str | None) -> float | int | Tensor:
         f"self.log({name!r}) in {hook}: the value is {_describe(value)}: log a number, a tensor of"
         " one element or a metric object (update, compute, reset)"
     )
+
+
+def as_batch_size(batch_size: Any, name: str, hook: str | None) -> int:
+    """Return the whole number that was given as ``batch_size``, or say what is wrong with it.
+
+    Raises:
+        MisconfigurationException: it is no whole number, or below 0.
+    """
+    if type(batch_size) is int and batch_size >= 0:
+        return batch_size
+    try:
+        size = operator.index(batch_size)
+    except TypeError:
+        size = -1
+    if size < 0:
+        raise MisconfigurationException(
+            f"self.log({name!r}, batch_size={batch_size!r}) in {hook}: pass the number of samples"
+            " in the batch, 0 or more"
+        )
+    return size
 
 
 def _describe(value: object) -> str:
@@ -237,7 +265,7 @@ class LazyScalars(dict[str, Any]):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __or__(self, other: Any) -> Any:
         return dict(self) | dict(other)

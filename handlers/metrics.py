@@ -8,15 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leyden.engine.errors import MisconfigurationException
-from leyden.handlers.metric_records import Nowhere, Record, Stage
-from leyden.handlers.metric_reduce import FLUSH_EVERY, Accumulator, reduction_of
+from leyden.handlers.metric_legacy import logs_by_return, returned_dicts, split_returned
+from leyden.handlers.metric_objects import is_metric
+from leyden.handlers.metric_records import Record
+from leyden.handlers.metric_reduce import FLUSH_EVERY
 from leyden.handlers.metric_rules import rules_of
+from leyden.handlers.metric_stage import Nowhere, Stage, share_steps
+from leyden.handlers.metric_state import load_stage, place_metrics, save_stage
+from leyden.handlers.metric_sync import is_writer
 from leyden.handlers.metric_values import (
     LazyScalars,
+    as_batch_size,
     as_scalar,
     batch_size_of,
-    check_name,
     host_scalars,
 )
 
@@ -45,7 +49,7 @@ class MetricRecorder:
         stage: "train", "sanity", "validate", "test" or "predict".
     """
 
-    state_keys = ("train", "callback_metrics", "logged_metrics", "progress_bar_metrics")
+    state_keys = ("records", "objects", "batches", "since_flush", "dicts")
 
     def __init__(
         self,
@@ -69,15 +73,26 @@ class MetricRecorder:
         self._batch: Any = None
         self._batch_idx = 0
         self._batches = 0
-        self._since_flush = 0
         self._grad_norms: dict[str, Any] = {}
-        self._legacy: dict[str, Any] = {}
+        self._returned: dict[str, Any] = {}
         self._restored = False
+        self._module: Any = None
+        self._unplaced: dict[str, Any] = {}
         self._enter(self._train)
 
-    def bind(self, state: Any) -> None:
-        """Read the position (epoch, global step, batch) from `state` from now on."""
+    def bind(self, state: Any, module: Any = None) -> None:
+        """Read the position from `state` from now on; called once a run.
+
+        Args:
+            state: has ``epoch`` (1-based), ``global_step`` (0-based, of the running step),
+                ``batch``, ``optimizer_idx`` and ``split_idx``.
+            module: where metric objects are looked for when the state is saved or restored; the
+                module of the first ``self.log`` if it is left out.
+        """
         self._state = state
+        if module is not None:
+            self._module = module
+            self._place_metrics()
 
     def _enter(self, stage: Stage) -> None:
         self._stage = stage
@@ -123,13 +138,15 @@ class MetricRecorder:
         try:
             record = self._tables[self.hook][name]
         except (KeyError, TypeError):
-            found = self._register(name, flags)
+            if self._module is None:
+                self._module = module
+            found = self._stage.register(name, rules_of(self.hook), flags, self._epoch())
             if found is None:
                 return
             record = found
         else:
             if record.flags != flags:
-                self._change(record, flags)
+                self._stage.change(record, flags, self._state, self._epoch())
         kind = type(value)
         if kind is Tensor and not value.dim():
             if not record.enable_graph:
@@ -142,36 +159,33 @@ class MetricRecorder:
             if self.move_metrics_to_cpu:
                 value = value.cpu()
         elif kind is not float and kind is not int:
-            value = self._slow_value(record, value)
-        state = self._state
+            if is_metric(value):
+                value = record.metric_value(value)
+            else:
+                value = as_scalar(value, name, self.hook)
+                if isinstance(value, Tensor):
+                    if not record.enable_graph:
+                        value = value.detach().clone()
+                    if self.move_metrics_to_cpu:
+                        value = value.cpu()
         if record.pending:
             self._again(record)
         else:
             record.pending = True
             self._pending.append(record)
+        state = self._state
         record.optimizer_idx = state.optimizer_idx
         record.split_idx = state.split_idx
         record.value = value
         acc = record.acc
         if acc is not None:
             acc.values.append(value)
-            if record.weighted:
-                if batch_size is None:
-                    acc.weights.append(self._weight or self._find_weight())
-                else:
-                    acc.weights.append(self._given_weight(batch_size, name))
-            else:
+            if not record.weighted:
                 acc.weights.append(1)
-
-    def _slow_value(self, record: Record, value: Any) -> Any:
-        """A value that is neither a plain tensor without dimensions nor a plain number."""
-        value = as_scalar(value, record.name, self.hook)
-        if isinstance(value, Tensor):
-            if not record.enable_graph:
-                value = value.detach().clone()
-            if self.move_metrics_to_cpu:
-                value = value.cpu()
-        return value
+            elif batch_size is None:
+                acc.weights.append(self._weight or self._find_weight())
+            else:
+                acc.weights.append(as_batch_size(batch_size, name, self.hook))
 
     def _find_weight(self) -> int:
         """The size of the running batch, looked for once a batch and only if it is needed."""
@@ -179,104 +193,25 @@ class MetricRecorder:
         self._weight = batch_size_of(batch)
         return self._weight
 
-    def _given_weight(self, batch_size: Any, name: str) -> int:
-        if type(batch_size) is int and batch_size >= 0:
-            return batch_size
-        try:
-            size = int(batch_size)
-        except (TypeError, ValueError):
-            size = -1
-        if size < 0:
-            raise MisconfigurationException(
-                f"self.log({name!r}, batch_size={batch_size!r}) in {self.hook}: pass the number of"
-                " samples in the batch, 0 or more"
-            )
-        return size
-
     def _again(self, record: Record) -> None:
         """The record has a value of this batch already: another split or optimizer, or a repeat."""
-        state = self._state
-        if record.optimizer_idx == state.optimizer_idx and record.split_idx == state.split_idx:
+        if record.repeats(self._state):
             # Logged twice in one call of the hook: the last one counts, as in Lightning 1.1.8.
             if record.acc is not None and record.acc.values:
                 record.acc.values.pop()
                 record.acc.weights.pop()
-        elif record.split_idx != state.split_idx and record.on_step:
+        elif record.split_idx != self._state.split_idx and record.forked and record.shown:
             record.parts = [*(record.parts or ()), record.value]
-
-    def _register(self, name: str, flags: tuple[Any, ...]) -> Record | None:
-        """The first call of a name in a hook: check it, and make its record."""
-        rules = rules_of(self.hook)
-        if rules.dropped:
-            return None
-        check_name(name, rules.hook)
-        assert rules.hook is not None
-        record = Record(name, rules.hook)
-        self._configure(record, flags)
-        if record.loader is None and self._stage.loaders > 1:
-            for table in self._stage.tables:
-                table.setdefault(rules.hook, {})[name] = record
-        else:
-            self._tables.setdefault(rules.hook, {})[name] = record
-        self._stage.records.append(record)
-        return record
-
-    def _change(self, record: Record, flags: tuple[Any, ...]) -> None:
-        """The name came with other flags than before: fine in another batch, an error in this."""
-        state = self._state
-        if (
-            record.pending
-            and record.optimizer_idx == state.optimizer_idx
-            and record.split_idx == state.split_idx
-        ):
-            names = (
-                "prog_bar logger on_step on_epoch reduce_fx enable_graph sync_dist sync_dist_op"
-                " sync_dist_group add_dataloader_idx rank_zero_only"
-            ).split()
-            changed = ", ".join(
-                f"{n}={old!r} and {n}={new!r}"
-                for n, old, new in zip(names, record.flags, flags, strict=True)
-                if old is not new and old != new
-            )
-            raise MisconfigurationException(
-                f"self.log({record.name!r}) was called twice in one {record.hook}, with {changed}:"
-                " give both calls the same settings, or different names"
-            )
-        self._configure(record, flags)
-
-    def _configure(self, record: Record, flags: tuple[Any, ...]) -> None:
-        (prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, *_, add_index, _zero) = flags
-        rules = rules_of(record.hook)
-        record.on_step, record.on_epoch = rules.when(record.name, on_step, on_epoch)
-        record.flags = flags
-        record.prog_bar, record.logger = bool(prog_bar), bool(logger)
-        record.shown = record.prog_bar or record.logger
-        record.enable_graph = bool(enable_graph)
-        record.weighted = not rules.epoch_level
-        record.forked = record.on_step and record.on_epoch
-        stage = self._stage
-        suffix = ""
-        if stage is not self._train and stage.loaders > 1 and add_index and not rules.epoch_level:
-            record.loader = stage.loader
-            suffix = f"/dataloader_idx_{stage.loader}"
-        name = record.name
-        record.key = name + suffix
-        record.step_key = f"{name}_step{suffix}" if record.forked else record.key
-        record.epoch_key = f"{name}_epoch{suffix}" if record.forked else record.key
-        record.row_key = record.step_key
-        if stage is not self._train:
-            record.row_key = f"{record.step_key}/epoch_{self._epoch()}"
-        if not record.on_epoch:
-            record.acc = None
-        else:
-            reduction = reduction_of(reduce_fx, name, record.hook)
-            if record.acc is None or not record.acc.reduces(reduction):
-                record.acc = Accumulator(reduction)
 
     # training ----------------------------------------------------------------------------------
 
     def train_epoch_started(self, *, resumed: bool = False) -> None:
         """A training epoch begins, or goes on after a restored state or with `resumed`."""
+        if self._unplaced:
+            raise RuntimeError(
+                f"the state of the metric objects {sorted(self._unplaced)} was restored, but no"
+                " module with them is known: pass it, bind(state, module)"
+            )
         if self._batches and not resumed and not self._restored:
             # The epoch before was abandoned in its middle.
             self._clear_train()
@@ -284,8 +219,14 @@ class MetricRecorder:
 
     def train_step_output(self, output: Mapping[str, Any], loss: Any) -> None:
         """Take the dict of a training step that logs by its 'log' and 'progress_bar' entries."""
-        shown = {"loss": loss} if loss is not None else {}
-        self._take_legacy({**output, **shown}, None)
+        entries = dict(output)
+        if loss is not None:
+            entries["loss"] = loss
+        shown, logged, bar = split_returned(entries)
+        self.callback_metrics.update(shown)
+        self._returned.update(logged)
+        _store(self.logged_metrics, logged)
+        _store(self.progress_bar_metrics, bar)
 
     def train_batch_ended(self, *, write: bool, force: bool = False) -> None:
         """Show the batch's values, and write a row if one is due.
@@ -298,19 +239,17 @@ class MetricRecorder:
         self._weight = 0
         self._batches += 1
         pending = self._pending
-        if not pending and not self._legacy and not self._grad_norms:
+        if not pending and not self._returned and not self._grad_norms:
             return
         row: dict[str, Any] | None = {} if write and self.row_due(force) else None
+        if row is not None:
+            share_steps(pending)
         callback = self.callback_metrics
-        for record in pending:
-            record.pending = False
-            if not (record.on_step and record.shown):
-                record.parts = None
-                continue
+        for record in self._train.shown_steps() if pending else ():
             value = record.value
             callback[record.step_key] = value
             if record.forked:
-                callback[record.key] = record.bare()
+                callback[record.key] = value if record.parts is None else record.bare()
             if record.logger:
                 self.logged_metrics[record.step_key] = value
                 self.logged_metrics.stale = True
@@ -319,25 +258,26 @@ class MetricRecorder:
             if record.prog_bar:
                 self.progress_bar_metrics[record.step_key] = value
                 self.progress_bar_metrics.stale = True
-        pending.clear()
-        self._since_flush += 1
-        if self._since_flush == FLUSH_EVERY:
-            self._flush(self._train)
+            record.parts = None
+        stage = self._train
+        stage.since_flush += 1
+        if stage.since_flush == FLUSH_EVERY:
+            stage.flush()
         if row is not None:
-            row.update(self._legacy)
+            row.update(self._returned)
             row.update(self._grad_norms)
             callback.update(self._grad_norms)
             if row:
                 self._write(row)
-        self._legacy.clear()
+        self._returned.clear()
         self._grad_norms.clear()
 
     def row_due(self, force: bool = False) -> bool:
         """Whether the running step's row goes to the logger; who measures only for the row asks."""
-        every = self.log_every_n_steps
         if force or self.fast_dev_run:
             return True
-        return every > 0 and (self._state.global_step + 1) % every == 0
+        every = self.log_every_n_steps
+        return bool(every > 0 and (self._state.global_step + 1) % every == 0)
 
     def train_epoch_ended(self, epoch_end_result: Any = None) -> None:
         """Reduce the epoch's values, show and write them, and begin anew.
@@ -347,22 +287,14 @@ class MetricRecorder:
         Args:
             epoch_end_result: what ``training_epoch_end`` returned.
         """
-        row = self._reduce(self._train)
-        row.update(self._take_results(epoch_end_result))
-        if row:
-            self._write(row)
+        self._finish(epoch_end_result)
         self._clear_train()
 
     def _clear_train(self) -> None:
-        stage = self._train
-        for record in stage.records:
-            if record.acc is not None:
-                record.acc.clear()
-            record.pending = False
-            record.parts = None
-        stage.pending.clear()
-        self._batches = self._since_flush = 0
-        self._legacy.clear()
+        self._train.forget()
+        self._train.callback.clear()
+        self._batches = 0
+        self._returned.clear()
         self._grad_norms.clear()
 
     # evaluation --------------------------------------------------------------------------------
@@ -394,46 +326,41 @@ class MetricRecorder:
 
     def eval_batch_ended(self, output: Any = None) -> None:
         """Show the batch's step values; `output` is what the step returned."""
-        if isinstance(output, Mapping) and ("log" in output or "progress_bar" in output):
+        if logs_by_return(output):
             self._take_step_output(output)
         stage = self._stage
         self._batch = None
+        self._weight = 0
         if stage.pending:
-            row = self._commit_eval(stage)
+            row = self._show_steps(stage)
             if row:
+                # Lightning 1.1.8 repeats the last values of the loaders before in each row.
                 stage.row = row
                 stage.rows.append(({**stage.carried, **row}, self._batch_idx))
-        self._weight = 0
-        self._since_flush += 1
-        if self._since_flush >= FLUSH_EVERY:
-            self._flush(stage)
+        stage.since_flush += 1
+        if stage.since_flush == FLUSH_EVERY:
+            stage.flush()
             self._write_steps(stage)
 
-    def _commit_eval(self, stage: Stage) -> dict[str, Any]:
+    def _show_steps(self, stage: Stage) -> dict[str, Any]:
         row: dict[str, Any] = {}
-        for record in stage.pending:
-            record.pending = False
-            if not (record.on_step and record.shown):
-                continue
+        for record in stage.shown_steps():
             if record.forked:
                 self.callback_metrics[record.key] = record.value
                 stage.callback[record.key] = (record.value, record.loader)
             if record.logger:
                 row[record.row_key] = record.value
             if record.prog_bar:
-                self.progress_bar_metrics[record.step_key] = record.value
-                self.progress_bar_metrics.stale = True
-        stage.pending.clear()
+                _store(self.progress_bar_metrics, {record.step_key: record.value})
         return row
 
     def _write_steps(self, stage: Stage) -> None:
         """Hand the step rows that have gathered to the logger, in one transfer."""
         rows, stage.rows = stage.rows, []
-        if not rows or stage.name == "sanity":
-            return
-        numbers = iter(host_scalars(v for row, _ in rows for v in row.values()))
-        for row, step in rows:
-            self._write({key: next(numbers) for key in row}, step)
+        if rows and stage.name != "sanity":
+            numbers = iter(host_scalars([v for row, _ in rows for v in row.values()]))
+            for row, step in rows:
+                self._write({key: next(numbers) for key in row}, step)
 
     def eval_epoch_ended(self, epoch_end_result: Any = None) -> list[dict[str, Any]]:
         """Reduce, show and write what was logged; return one dict of numbers a data loader.
@@ -445,21 +372,16 @@ class MetricRecorder:
             epoch_end_result: what ``validation_epoch_end`` (or ``test_epoch_end``) returned.
         """
         stage = self._stage
-        self._commit_eval(stage)
+        self._show_steps(stage)
         self._write_steps(stage)
-        row = self._reduce(stage)
-        row.update(self._take_results(epoch_end_result))
-        if row:
-            self._write(row)
-        numbers = host_scalars(value for value, _ in stage.callback.values())
-        found = [
-            (key, number, loader)
-            for (key, (_, loader)), number in zip(stage.callback.items(), numbers, strict=True)
-        ]
-        return [
-            {key: number for key, number, loader in found if loader is None or loader == i}
-            for i in range(stage.loaders)
-        ]
+        self._finish(epoch_end_result)
+        stage.forget()
+        numbers = host_scalars([value for value, _ in stage.callback.values()])
+        results: list[dict[str, Any]] = [{} for _ in range(stage.loaders)]
+        for (key, (_, loader)), number in zip(stage.callback.items(), numbers, strict=True):
+            for mine in results if loader is None else (results[loader],):
+                mine[key] = number
+        return results
 
     def eval_finished(self) -> None:
         """The evaluation run is over: go on with the training epoch around it.
@@ -474,7 +396,21 @@ class MetricRecorder:
         self._batch = None
         self._enter(self._outer.pop())
 
-    # shared ------------------------------------------------------------------------------------
+    def _take_step_output(self, output: Mapping[str, Any]) -> None:
+        """The older dict of an evaluation step: its entries are averaged over the batches."""
+        hook, self.hook = self.hook, "validation_step"
+        _, logged, bar = split_returned(output)
+        try:
+            for key in {**logged, **bar}:
+                self.log(
+                    None, key, logged[key] if key in logged else bar[key], key in bar,
+                    key in logged, False, True, torch.mean, False, False, None, None, True, None,
+                    False,
+                )  # fmt: skip
+        finally:
+            self.hook = hook
+
+    # rows --------------------------------------------------------------------------------------
 
     def log_metrics(
         self,
@@ -498,77 +434,27 @@ class MetricRecorder:
     def _epoch(self) -> int:
         return max(int(self._state.epoch) - 1, 0)
 
-    def _flush(self, stage: Stage) -> None:
-        self._since_flush = 0
-        for record in stage.records:
-            if record.acc is not None:
-                record.acc.flush()
-
-    def _reduce(self, stage: Stage) -> dict[str, Any]:
-        """Reduce every epoch value, show it, and return what the logger gets."""
+    def _finish(self, returned: Any) -> None:
+        """Reduce the stage's epoch values, show them, and write their row."""
+        stage = self._stage
         row: dict[str, Any] = {}
-        for record in stage.records:
-            record.pending = False
-            value = None if record.acc is None else record.acc.result()
-            if value is None or not record.shown:
-                continue
+        for record, value in stage.reduced():
             if self.move_metrics_to_cpu:
                 value = value.cpu()
-            self._show(record.epoch_key, value, record.loader)
+            self.callback_metrics[record.epoch_key] = value
+            stage.callback[record.epoch_key] = (value, record.loader)
             if record.prog_bar:
-                self.progress_bar_metrics[record.epoch_key] = value
-                self.progress_bar_metrics.stale = True
+                _store(self.progress_bar_metrics, {record.epoch_key: value})
             if record.logger:
                 row[record.epoch_key] = value
-        stage.pending.clear()
-        return row
-
-    def _show(self, key: str, value: Any, loader: int | None = None) -> None:
-        self.callback_metrics[key] = value
-        self._stage.callback[key] = (value, loader)
-
-    def _take_results(self, result: Any) -> dict[str, Any]:
-        """The dicts an ``*_epoch_end`` method returned, the older way to log."""
-        row: dict[str, Any] = {}
-        if isinstance(result, Mapping):
-            result = [result]
-        if isinstance(result, (list, tuple)):
-            for part in result:
-                if isinstance(part, Mapping):
-                    self._take_legacy(part, row)
-        return row
-
-    def _take_legacy(self, output: Mapping[str, Any], row: dict[str, Any] | None) -> None:
-        """Spread a returned dict over the logger, the bar and the callbacks."""
-        logged, bar = _part(output, "log"), _part(output, "progress_bar")
-        rest = {
-            k: v
-            for k, v in output.items()
-            if k not in ("log", "progress_bar", "hiddens") and _is_scalar(v)
-        }
-        for key, value in {**rest, **logged, **bar}.items():
-            self._show(key, value.detach() if isinstance(value, Tensor) else value)
-        self.progress_bar_metrics.update(_detached(bar))
-        self.progress_bar_metrics.stale = True
-        if row is None:
-            self._legacy.update(_detached(logged))
-            self.logged_metrics.update(_detached(logged))
-            self.logged_metrics.stale = True
-        else:
-            row.update(_detached(logged))
-
-    def _take_step_output(self, output: Mapping[str, Any]) -> None:
-        """The older dict of an evaluation step: its entries are averaged over the batches."""
-        hook, self.hook = self.hook, "validation_step"
-        try:
-            for part, bar in (("log", False), ("progress_bar", True)):
-                for key, value in _part(output, part).items():
-                    self.log(
-                        None, key, value, bar, not bar, False, True, torch.mean, False, False,
-                        "mean", None, True, None, False,
-                    )  # fmt: skip
-        finally:
-            self.hook = hook
+        for part in returned_dicts(returned):
+            shown, logged, bar = split_returned(part)
+            self.callback_metrics.update(shown)
+            stage.callback.update((key, (value, None)) for key, value in shown.items())
+            _store(self.progress_bar_metrics, bar)
+            row.update(logged)
+        if row:
+            self._write(row)
 
     def _write(self, row: dict[str, Any], step: int | None = None) -> None:
         """Hand one row to the logger, read to the host in one transfer, and remember it."""
@@ -577,76 +463,44 @@ class MetricRecorder:
         elif step is None:
             row["epoch"] = self._epoch()
             step = self._state.global_step
-        if self.logger is not None and self.stage != "sanity":
+        if self.logger is not None and self.stage != "sanity" and is_writer():
             row = dict(zip(row, host_scalars(row.values()), strict=True))
             self.logger.agg_and_log_metrics(row, step=step)
-        else:
-            self.logged_metrics.stale = True
-        self.logged_metrics.update(row)
+        _store(self.logged_metrics, row)
 
     # state -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """The running values of the training epoch and the dicts, as tensors and plain data."""
+        dicts = (self.callback_metrics, self.logged_metrics, self.progress_bar_metrics)
         return {
-            "train": [
-                {
-                    "hook": record.hook,
-                    "name": record.name,
-                    "on_step": record.on_step,
-                    "prog_bar": record.prog_bar,
-                    "logger": record.logger,
-                    "acc": record.acc.state_dict(),
-                }
-                for record in self._train.records
-                if record.acc
-            ],
+            **save_stage(self._train, self._module),
             "batches": self._batches,
-            "callback_metrics": dict(self.callback_metrics),
-            "logged_metrics": dict(self.logged_metrics),
-            "progress_bar_metrics": dict(self.progress_bar_metrics),
+            "dicts": [
+                {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in d.items()}
+                for d in dicts
+            ],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state: before the first batch of the resumed run."""
+        """Go on from a saved state; call it before the first batch of the resumed run."""
         self._clear_train()
-        self._train.records.clear()
-        for table in self._train.tables:
-            table.clear()
-        for saved in state["train"]:
-            record = Record(saved["name"], saved["hook"])
-            op = saved["acc"]["op"]
-            # The function of a custom reduction comes back with the first call of self.log.
-            flags = (
-                saved["prog_bar"], saved["logger"], saved["on_step"], True,
-                torch.cat if op == "keep" else op, False, False, None, None, True, False,
-            )  # fmt: skip
-            self._configure(record, flags)
-            assert record.acc is not None
-            record.acc.load_state_dict(saved["acc"])
-            self._train.records.append(record)
-            self._train.tables[0].setdefault(record.hook, {})[record.name] = record
+        self._unplaced = load_stage(self._train, state)
         self._batches = state["batches"]
         self._restored = True
-        self.callback_metrics.clear()
-        self.callback_metrics.update(state["callback_metrics"])
-        for mine, name in (
-            (self.logged_metrics, "logged_metrics"),
-            (self.progress_bar_metrics, "progress_bar_metrics"),
-        ):
-            mine.clear()
-            mine.update(state[name])
-            mine.stale = True
+        self._place_metrics()
+        mine = (self.callback_metrics, self.logged_metrics, self.progress_bar_metrics)
+        for target, saved in zip(mine, state["dicts"], strict=True):
+            target.clear()
+            target.update(saved)
+
+    def _place_metrics(self) -> None:
+        if self._module is not None and self._unplaced:
+            place_metrics(self._module, self._unplaced)
+            self._unplaced = {}
 
 
-def _part(output: Mapping[str, Any], key: str) -> dict[str, Any]:
-    part = output.get(key)
-    return dict(part) if isinstance(part, Mapping) else {}
-
-
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, (int, float)) or isinstance(value, Tensor) and value.numel() == 1
-
-
-def _detached(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v.detach() if isinstance(v, Tensor) else v for k, v in values.items()}
+def _store(target: LazyScalars, values: Mapping[str, Any]) -> None:
+    if values:
+        target.update(values)
+        target.stale = True

@@ -1,0 +1,137 @@
+"""Metric objects known by their protocol: update, compute, reset (torchmetrics, ignite)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leyden.engine.errors import MisconfigurationException
+
+__all__ = [
+    "batch_value",
+    "computed",
+    "is_metric",
+    "load_metric_state",
+    "metric_paths",
+    "metric_state",
+]
+
+
+def is_metric(value: object) -> bool:
+    """Whether `value` has the methods update, compute and reset.
+
+    The class is asked, not the object: an ignite metric answers any attribute with a function.
+    """
+    kind = type(value)
+    return all(callable(getattr(kind, name, None)) for name in ("update", "compute", "reset"))
+
+
+def batch_value(metric: object) -> Tensor | None:
+    """The value of the running batch, which a torchmetrics object keeps after it was called.
+
+    None after a plain ``update``: then only the value over the whole epoch is known.
+    """
+    value = vars(metric).get("_forward_cache")
+    return value.detach() if isinstance(value, Tensor) and value.numel() == 1 else None
+
+
+def computed(metric: Any, name: str, hook: str) -> Any:
+    """Return ``metric.compute()`` as one number.
+
+    Raises:
+        MisconfigurationException: it is not one number.
+    """
+    value = metric.compute()
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.detach().reshape(())
+    if isinstance(value, (int, float)):
+        return torch.tensor(float(value))
+    item = getattr(type(value), "item", None)  # numpy
+    if callable(item) and getattr(value, "size", None) == 1:
+        return torch.tensor(float(value))
+    kind = type(value).__name__
+    shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+    raise MisconfigurationException(
+        f"self.log({name!r}) in {hook}: {type(metric).__name__}.compute() gave a {kind}{shape}, not"
+        " one number: log its parts one by one (self.log_dict for a collection)"
+    )
+
+
+def metric_paths(module: Any) -> Iterator[tuple[str, Any]]:
+    """Yield ``(path, metric)`` of every metric object that hangs on a module."""
+    if not isinstance(module, torch.nn.Module):
+        return
+    for path, part in module.named_modules():
+        if path and is_metric(part):
+            if callable(getattr(type(part), "values", None)):
+                # A torchmetrics collection updates one member of a group of like ones; reading
+                # the members brings the others up to date.
+                list(part.values())
+            yield path, part
+        for name, value in vars(part).items():
+            if not isinstance(value, (torch.nn.Module, Tensor)) and is_metric(value):
+                yield f"{path}.{name}" if path else name, value
+
+
+def _torchmetrics_parts(metric: Any) -> list[tuple[str, Any]]:
+    if not isinstance(metric, torch.nn.Module):
+        return []
+    return [(p, m) for p, m in metric.named_modules() if isinstance(vars(m).get("_defaults"), dict)]
+
+
+def metric_state(metric: Any) -> dict[str, Any] | None:
+    """Return the running state of a metric object, or None if it offers no way to read it."""
+    parts = _torchmetrics_parts(metric)
+    if parts:
+        return {
+            path: {
+                "count": vars(part).get("_update_count", 0),
+                "state": {name: _copied(getattr(part, name)) for name in part._defaults},
+            }
+            for path, part in parts
+        }
+    kind = type(metric)
+    keys = getattr(kind, "_state_dict_all_req_keys", None)
+    if keys != () and all(
+        callable(getattr(kind, n, None)) for n in ("state_dict", "load_state_dict")
+    ):
+        return {"own": metric.state_dict()}
+    warnings.warn(
+        f"the running state of the metric object {kind.__name__} cannot be saved: a run resumed in"
+        " the middle of an epoch computes it over the rest of that epoch only; give it state_dict"
+        " and load_state_dict",
+        stacklevel=2,
+    )
+    return None
+
+
+def load_metric_state(metric: Any, state: Mapping[str, Any]) -> None:
+    """Put a state of `metric_state` back into the same metric object."""
+    if "own" in state:
+        metric.load_state_dict(state["own"])
+        return
+    parts = dict(_torchmetrics_parts(metric))
+    if parts.keys() != state.keys():
+        raise ValueError(
+            f"the saved state of {type(metric).__name__} has the parts {sorted(state)}, the object"
+            f" has {sorted(parts)}: build the metric as in the saved run"
+        )
+    for path, saved in state.items():
+        part = parts[path]
+        device = getattr(part, "device", None)
+        for name, value in saved["state"].items():
+            setattr(part, name, _copied(value, device))
+        part._update_count = saved["count"]
+        part._computed = None
+
+
+def _copied(value: Any, device: Any = None) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone() if device is None else value.detach().to(device, copy=True)
+    if isinstance(value, (list, tuple)):
+        return [_copied(v, device) for v in value]
+    return value

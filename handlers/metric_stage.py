@@ -1,0 +1,184 @@
+"""What is gathered in one training epoch or one evaluation run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leyden.engine.errors import MisconfigurationException
+from leyden.handlers.metric_objects import computed
+from leyden.handlers.metric_records import FLAG_NAMES, Record
+from leyden.handlers.metric_rules import Rules
+from leyden.handlers.metric_sync import all_reduce, is_writer, world_size
+from leyden.handlers.metric_values import check_name
+
+__all__ = ["Nowhere", "Stage", "share_steps"]
+
+
+class Nowhere:
+    """The position before a run is bound."""
+
+    epoch = 0
+    batch: Any = None
+    global_step = 0
+    optimizer_idx: int | None = None
+    split_idx: int | None = None
+
+
+class Stage:
+    """The records of one training epoch or one evaluation run.
+
+    Attributes:
+        tables: for each data loader, hook -> name -> record.
+        pending: the records with a value of the running batch.
+        weight: the size of the running batch; 0 until it is asked for.
+        callback: what callbacks see of this run, with the loader it belongs to.
+        rows: step rows that wait for the logger, with their numbers.
+        carried: the last step row of each loader that is done.
+    """
+
+    __slots__ = (
+        "callback",
+        "carried",
+        "loader",
+        "loaders",
+        "name",
+        "pending",
+        "records",
+        "row",
+        "rows",
+        "since_flush",
+        "tables",
+        "weight",
+    )
+
+    def __init__(self, name: str, loaders: int = 1) -> None:
+        self.name = name
+        self.loaders = loaders
+        self.loader = 0
+        self.records: list[Record] = []
+        self.tables: list[dict[str | None, dict[str, Record]]] = [
+            {} for _ in range(max(loaders, 1))
+        ]
+        self.pending: list[Record] = []
+        self.weight = 0
+        self.since_flush = 0
+        self.callback: dict[str, tuple[Any, int | None]] = {}
+        self.row: dict[str, Any] = {}
+        self.carried: dict[str, Any] = {}
+        self.rows: list[tuple[dict[str, Any], int]] = []
+
+    def register(
+        self, name: str, rules: Rules, flags: tuple[Any, ...], epoch: int
+    ) -> Record | None:
+        """Check the first call of a name in a hook and make its record; None drops the call."""
+        if rules.dropped:
+            return None
+        check_name(name, rules.hook)
+        record = Record(name, rules)
+        self._configure(record, flags, epoch)
+        if flags[-1] and not is_writer():  # rank_zero_only
+            return None
+        # Without a suffix the loaders share the name, and so the value.
+        tables = self.tables if record.loader is None else [self.tables[self.loader]]
+        for table in tables:
+            table.setdefault(rules.hook, {})[name] = record
+        self.records.append(record)
+        return record
+
+    def change(self, record: Record, flags: tuple[Any, ...], position: Any, epoch: int) -> None:
+        """Take other settings for a known name: fine in another batch, an error in the same."""
+        if record.repeats(position):
+            changed = ", ".join(
+                f"{name}={old!r} and {name}={new!r}"
+                for name, old, new in zip(FLAG_NAMES, record.flags, flags, strict=True)
+                if old is not new and old != new
+            )
+            raise MisconfigurationException(
+                f"self.log({record.name!r}) was called twice in one {record.hook}, with {changed}:"
+                " give both calls the same settings, or different names"
+            )
+        self._configure(record, flags, epoch)
+
+    def _configure(self, record: Record, flags: tuple[Any, ...], epoch: int) -> None:
+        record.configure(
+            flags,
+            self.loader if self.loaders > 1 else None,
+            None if self.name == "train" else epoch,
+        )
+
+    def flush(self) -> None:
+        """Fold what was gathered into the running reductions."""
+        self.since_flush = 0
+        for record in self.records:
+            if record.acc is not None:
+                record.acc.flush()
+
+    def shown_steps(self) -> list[Record]:
+        """The batch is over: return the records whose step value somebody sees."""
+        out = []
+        for record in self.pending:
+            record.pending = False
+            if record.on_step and record.shown:
+                out.append(record)
+        self.pending.clear()
+        return out
+
+    def reduced(self) -> list[tuple[Record, Any]]:
+        """Return every record that has a value for the epoch, with it, over all processes."""
+        out: list[tuple[Record, Any]] = []
+        shared: list[tuple[Record, Any, float]] = []
+        for record in self.records:
+            if record.metric is not None:
+                # Its own compute() talks to the other processes.
+                if record.on_epoch and record.shown:
+                    out.append((record, computed(record.metric, record.name, record.hook)))
+            elif record.acc is not None and record.shown:
+                if record.sync is not None and world_size(record.sync[1]) > 1:
+                    shared.append((record, record.acc.result(), record.acc.weight))
+                else:
+                    value = record.acc.result()
+                    if value is not None:
+                        out.append((record, value))
+        if shared:
+            # A name that only some processes logged in this epoch counts there only.
+            parts = []
+            device = next((v.device for _, v, _ in shared if v is not None), torch.device("cpu"))
+            for record, value, weight in shared:
+                assert record.sync is not None
+                value = _placeholder(record.sync[0], device) if value is None else value
+                parts.append((value, torch.tensor(float(weight), device=device), *record.sync))
+            out += zip([r for r, _, _ in shared], all_reduce(parts), strict=True)
+        return out
+
+    def forget(self) -> None:
+        """Drop every value, and keep the records for the next epoch."""
+        for record in self.records:
+            record.forget()
+        self.pending.clear()
+        self.since_flush = 0
+
+
+def share_steps(pending: list[Record]) -> None:
+    """Reduce the step values that ask for it over the processes, in one call."""
+    asked = [
+        (record, torch.as_tensor(record.value), *record.sync)
+        for record in pending
+        if record.sync is not None
+        and record.on_step
+        and record.shown
+        and world_size(record.sync[1]) > 1
+    ]
+    if asked:
+        one = torch.tensor(1.0)
+        reduced = all_reduce([(value, one, op, group) for _, value, op, group in asked])
+        for (record, *_), value in zip(asked, reduced, strict=True):
+            record.value = value
+
+
+def _placeholder(op: str, device: torch.device) -> Tensor:
+    """What a process without a value brings, so that it changes nothing."""
+    number = {"mean": 0.0, "sum": 0.0, "min": float("inf"), "max": float("-inf")}[op]
+    return torch.tensor(number, device=device)
