@@ -27,11 +27,11 @@ Where each event fires (a test records a run and compares it with this listing):
           TrainerEvents.VALIDATION_STARTED            where validation is due
           TrainerEvents.VALIDATION_COMPLETED
           TrainerEvents.CHECKPOINT_SAVED              whenever a handler wrote one
-          TrainerEvents.BATCH_COMPLETED               all handlers of the batch ran: counters move last
         Events.EPOCH_COMPLETED                        epoch-end hooks, metrics, validation, schedulers
         TrainerEvents.VALIDATION_STARTED
         TrainerEvents.VALIDATION_COMPLETED
     Events.COMPLETED | Events.INTERRUPT | Events.TERMINATE | Events.EXCEPTION_RAISED
+    TrainerEvents.TRAINING_ENDED            however the loop ended: done, stopped, Ctrl-C, exception
     TrainerEvents.FIT_COMPLETED             also after Ctrl-C; not after an exception
 """
 
@@ -78,5 +78,5 @@ class TrainerEvents(EventEnum):
     VALIDATION_COMPLETED = "validation_completed"
     CHECKPOINT_SAVED = "checkpoint_saved"
     CHECKPOINT_LOADED = "checkpoint_loaded"
-    BATCH_COMPLETED = "batch_completed"
+    TRAINING_ENDED = "training_ended"
     FIT_COMPLETED = "fit_completed"

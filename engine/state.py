@@ -1,13 +1,15 @@
 """The state of a training run: the one place that holds position and counters."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-from leyden.engine.events import State
+from leyden.engine.emitter import RunState
+from leyden.engine.engine import Engine
 
-__all__ = ["TrainState"]
+__all__ = ["TrainState", "give_state"]
 
 
-class TrainState(State):
+class TrainState(RunState):
     """ignite's ``State`` with what a training step adds. Everything else reads these, nothing else counts.
 
     Written by the engine: ``epoch`` (1-based, moves before EPOCH_STARTED), ``iteration`` (1-based over the
@@ -25,7 +27,7 @@ class TrainState(State):
     this epoch, infinity if unknown), ``stage`` and ``trainer`` (whoever assembles the run).
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, counters: Mapping[Any, str]) -> None:
         self.optimizer_steps = 0
         self.closed_at = -1  # the iteration whose group is complete but whose batch may not be over
         self.epoch_start = 0
@@ -41,7 +43,8 @@ class TrainState(State):
         self.skip_batch = False
         self.stage = "train"
         self.trainer: Any = None
-        super().__init__(**kwargs)
+        self.scope: Any = None
+        super().__init__(counters)
 
     @property
     def batch_idx(self) -> int:
@@ -56,3 +59,15 @@ class TrainState(State):
     def settle(self) -> None:
         """The batch is over in every respect: ``global_step`` catches up with ``optimizer_steps``."""
         self.closed_at = -1
+
+
+_State = TypeVar("_State", bound=TrainState)
+
+
+def give_state(engine: Engine, kind: type[_State]) -> _State:
+    """Replace the engine's fresh state by one of class ``kind``; attributes that were set stay."""
+    old: Any = engine.state
+    state = kind(old._counters)
+    state.__dict__.update(old.__dict__)
+    engine.state = state
+    return state

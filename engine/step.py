@@ -16,9 +16,9 @@ from leyden.engine.engine import Engine
 from leyden.engine.errors import MisconfigurationException
 from leyden.engine.events import TrainerEvents
 from leyden.engine.optimizer_proxy import OptimizerProxy
-from leyden.engine.state import TrainState
+from leyden.engine.state import TrainState, give_state
 
-__all__ = ["Scope", "TrainingStep"]
+__all__ = ["Scope", "TrainingStep", "register_training_events"]
 
 
 class Scope:
@@ -96,19 +96,8 @@ class TrainingStep:
     def prepare(self, engine: Engine) -> None:
         """Choose the way for this run and look up the events it fires; call it before ``engine.run``."""
         if not isinstance(engine.state, TrainState):
-            state = TrainState()
-            state.__dict__.update(engine.state.__dict__)
-            engine.state = state
-        missing = [event for event in TrainerEvents if not engine.has_registered_events(event)]
-        if missing:
-            engine.register_events(
-                *missing,
-                event_to_attr={
-                    TrainerEvents.GRADIENTS_READY: "optimizer_steps",
-                    TrainerEvents.OPTIMIZER_STEP_STARTED: "optimizer_steps",
-                    TrainerEvents.OPTIMIZER_STEP_COMPLETED: "optimizer_steps",
-                },
-            )
+            give_state(engine, TrainState)
+        register_training_events(engine)
         self.engine = engine
         self.forwarded = engine.channel(TrainerEvents.FORWARD_COMPLETED)
         self.backward_started = engine.channel(TrainerEvents.BACKWARD_STARTED)
@@ -167,9 +156,10 @@ class TrainingStep:
             return None
         if k != 1:
             loss = loss / k
-        if self.forwarded.live or self.backward_started.live:
-            state.loss = loss
+        state.loss = loss
+        if self.forwarded.live:
             self.forwarded.fire()
+        if self.backward_started.live:
             self.backward_started.fire()
         loss.backward()
         if self.backward_completed.live:
@@ -367,6 +357,16 @@ class TrainingStep:
         if isinstance(output, dict):
             return {key: _detached(value) for key, value in output.items()}
         return {"loss": _detached(output)}
+
+
+def register_training_events(engine: Engine) -> None:
+    """Let ``engine`` fire :class:`TrainerEvents`; optimizer events are counted by ``state.optimizer_steps``."""
+    missing = [event for event in TrainerEvents if not engine.has_registered_events(event)]
+    if missing:
+        counted = ("GRADIENTS_READY", "OPTIMIZER_STEP_STARTED", "OPTIMIZER_STEP_COMPLETED")
+        engine.register_events(
+            *missing, event_to_attr={TrainerEvents[name]: "optimizer_steps" for name in counted}
+        )
 
 
 def needs_closure(optimizer: Optimizer) -> bool:

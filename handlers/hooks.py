@@ -132,7 +132,7 @@ HOOKS: tuple[Hook, ...] = (
     Hook("on_train_epoch_end", "train", Events.EPOCH_COMPLETED, 12, _epoch_outputs),
     # Where no validation runs, whoever reads the epoch's metrics is asked here, after they are reduced.
     Hook("on_train_epoch_metrics", "train", Events.EPOCH_COMPLETED, 70, module=False),
-    Hook("on_train_end", "train", Events.COMPLETED, 10),
+    Hook("on_train_end", "train", TrainerEvents.TRAINING_ENDED, 10),
     Hook("on_fit_end", "train", TrainerEvents.FIT_COMPLETED, 10),
     *_evaluation("validate", "validation"),
     *_evaluation("test", "test"),

@@ -68,7 +68,8 @@ def _init_parameters(cls: type) -> list[tuple[inspect.Parameter, dict[str, Any]]
         if init is None or base is object:
             continue
         try:
-            hints = typing.get_type_hints(init)
+            # A signature that was set has the last word, over the annotations of the code too.
+            hints = {} if hasattr(init, "__signature__") else typing.get_type_hints(init)
         except (NameError, TypeError, AttributeError):  # names that exist for type checkers only
             hints = {}
         passes_on = False

@@ -1,0 +1,54 @@
+"""End a run at the first NaN or infinity, and say where it is."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leyden.engine import Engine, TrainerEvents
+from leyden.handlers.base import Handler
+
+__all__ = ["NanTermination", "first_bad"]
+
+
+class NanTermination(Handler):
+    """Raises ``ValueError`` when the loss or a parameter stops being finite.
+
+    Runs on: GRADIENTS_READY, after clipping and the hooks. One number leaves the device for each optimizer step,
+    which is a host sync: a run that asks for this check wants to stop before the bad step is made.
+
+    Source: ``terminate_on_nan`` of PyTorch Lightning 1.1.
+    """
+
+    order = 40.0
+    order_reason = "after clipping (20) and hooks (30): it sees what the optimizer will use"
+
+    def attach(self, engine: Engine) -> None:
+        self.listen(engine, TrainerEvents.GRADIENTS_READY, self.check)
+
+    def check(self, engine: Engine) -> None:
+        """Look at the loss and all parameters at once; look closer only if something is wrong."""
+        state: Any = engine.state
+        loss, model = state.loss, state.model
+        parameters = [p for p in model.parameters()] if model is not None else []
+        with torch.no_grad():
+            # A sum is finite only if all its terms are, but may overflow: then the closer look decides.
+            sums = [p.sum() for p in parameters] + ([loss.detach().sum()] if loss is not None else [])
+            if not sums or bool(torch.isfinite(torch.stack([s.float() for s in sums]).sum())):
+                return
+            where = first_bad(loss, model)
+        if where is not None:
+            raise ValueError(
+                f"{where} at epoch {state.epoch - 1}, batch {state.batch_idx} (optimizer step "
+                f"{state.optimizer_steps}): lower the learning rate, clip the gradients, or look for bad input"
+            )
+
+
+def first_bad(loss: Tensor | None, model: Any) -> str | None:
+    """What is not finite: the loss, or the first such parameter by name; None if all is well."""
+    if loss is not None and not bool(torch.isfinite(loss).all()):
+        return f"the loss is {loss.detach().cpu().tolist()}"
+    for name, parameter in [] if model is None else model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            return f"the parameter {name!r} holds NaN or infinity"
+    return None

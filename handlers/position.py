@@ -1,0 +1,33 @@
+"""Keep an epoch's first iteration, so that a batch knows its number."""
+
+from typing import Any
+
+from leyden.engine import Engine, Events
+from leyden.handlers.base import Handler, Order
+
+__all__ = ["Position"]
+
+
+class Position(Handler):
+    """Moves the counters that everything else reads; see :class:`leyden.engine.state.TrainState`.
+
+    Runs on: EPOCH_STARTED and EPOCH_COMPLETED, last.
+    """
+
+    order = Order.COUNTERS
+    order_reason = "last: all handlers of an epoch's start and end see the counters of the batch before"
+
+    def attach(self, engine: Engine) -> None:
+        self.listen(engine, Events.EPOCH_STARTED, self.begin_epoch)
+        self.listen(engine, Events.EPOCH_COMPLETED, self.end_epoch)
+
+    def begin_epoch(self, engine: Engine) -> None:
+        """The next iteration is batch 0."""
+        state: Any = engine.state
+        state.skip_batch = False
+        state.epoch_start = state.iteration
+
+    def end_epoch(self, engine: Engine) -> None:
+        """The last batch is over: ``global_step`` counts it."""
+        state: Any = engine.state
+        state.settle()

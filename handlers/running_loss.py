@@ -1,0 +1,70 @@
+"""The mean loss of the last steps, for people who watch."""
+
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leyden.engine import Engine, Events
+from leyden.handlers.base import Handler, Order
+
+__all__ = ["RunningLoss"]
+
+
+class RunningLoss(Handler):
+    """Keeps the losses of the last optimizer steps; nothing is read from the device until :meth:`mean`.
+
+    Args:
+        window: optimizer steps.
+
+    Runs on: ITERATION_COMPLETED.
+
+    State: ``losses``.
+
+    Source: the loss on the progress bar of PyTorch Lightning 1.1: over 20 steps, undivided by accumulation.
+    """
+
+    order = Order.METRICS
+    order_reason = "before the progress bar is drawn"
+    state_keys = ("losses",)
+
+    def __init__(self, window: int = 20) -> None:
+        super().__init__()
+        if window < 1:
+            raise ValueError(f"window={window} is below 1: it counts optimizer steps")
+        self.window = window
+        self._steps: deque[Tensor] = deque(maxlen=window)
+        self._group: list[Tensor] = []
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """The losses of the window, oldest first."""
+        return list(self._steps)
+
+    @losses.setter
+    def losses(self, value: list[Tensor]) -> None:
+        self._steps = deque(value, maxlen=self.window)
+
+    def attach(self, engine: Engine) -> None:
+        self.listen(engine, Events.ITERATION_COMPLETED, self.keep)
+
+    def keep(self, engine: Engine) -> None:
+        """Take the loss of this batch; a group of batches counts with its mean."""
+        state: Any = engine.state
+        if state.loss is None:
+            return
+        self._group.append(state.loss.detach())
+        if state.closed_at == state.iteration:
+            factor = state.accumulate_grad_batches
+            group = self._group
+            self._steps.append(group[0] * factor if len(group) == 1 and factor != 1 else _mean(group, factor))
+            self._group = []
+
+    def mean(self) -> Tensor | None:
+        """The mean over the window, a tensor on its device; None before the first step."""
+        return torch.stack(list(self._steps)).mean() if self._steps else None
+
+
+def _mean(group: list[Tensor], factor: int) -> Tensor:
+    return group[0] if factor == 1 and len(group) == 1 else torch.stack(group).mean() * factor

@@ -1,0 +1,96 @@
+"""Step learning-rate schedulers: after batches, after epochs, on a metric."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from leyden.engine import Engine, Events
+from leyden.engine.errors import MisconfigurationException
+from leyden.handlers.base import Handler, Order
+
+__all__ = ["LRSchedulers"]
+
+
+class LRSchedulers(Handler):
+    """Steps schedulers, each by its own interval, frequency and monitor.
+
+    Args:
+        schedulers: dicts with ``scheduler``, ``interval`` (``"epoch"`` or ``"step"``), ``frequency``,
+            ``reduce_on_plateau``, ``monitor``, ``strict``, ``name``.
+        metrics: gives the metrics that a monitor is looked up in.
+        evaluator: the validation engine. Epoch schedulers step inside the validation that ends an epoch, after
+            its metrics and before ``on_validation_end``, where checkpoints read the new rate.
+        warn: called with a message when a loose monitor is missing.
+
+    Runs on: ITERATION_COMPLETED where a group of batches is complete (interval "step", if the batch's number in
+    the epoch is a multiple of the frequency); the evaluator's EPOCH_COMPLETED, else EPOCH_COMPLETED.
+
+    Source: PyTorch Lightning 1.1; differently, epoch schedulers step in every epoch, whether or not it validates.
+    """
+
+    order = Order.SCHEDULERS
+    order_reason = "after validation (35): ReduceLROnPlateau reads its metrics"
+
+    def __init__(
+        self,
+        schedulers: Sequence[dict[str, Any]],
+        metrics: Callable[[], Mapping[str, Any]],
+        *,
+        evaluator: Engine | None = None,
+        warn: Callable[[str], Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.schedulers = list(schedulers)
+        self.metrics = metrics
+        self.evaluator = evaluator
+        self.warn = warn
+        self._stepped_in = -1
+        self._engine: Engine | None = None
+
+    def attach(self, engine: Engine) -> None:
+        self._engine = engine
+        self._stepped_in = -1
+        intervals = {entry["interval"] for entry in self.schedulers}
+        if "step" in intervals:
+            self.listen(engine, Events.ITERATION_COMPLETED, self.after_batch)
+        if "epoch" in intervals:
+            self.listen(engine, Events.EPOCH_COMPLETED, self.after_epoch)
+            if self.evaluator is not None:
+                self.listen(self.evaluator, Events.EPOCH_COMPLETED, self.in_validation)
+
+    def after_batch(self, engine: Engine) -> None:
+        """Step what goes by batches, where the optimizer stepped."""
+        state: Any = engine.state
+        if state.closed_at == state.iteration:
+            self.step("step", state.batch_idx)
+
+    def in_validation(self, evaluator: Engine) -> None:
+        """Step what goes by epochs, inside the validation that ends one."""
+        state: Any = evaluator.state
+        if state.on_epoch and self._engine is not None:
+            self.after_epoch(self._engine)
+
+    def after_epoch(self, engine: Engine) -> None:
+        """Step what goes by epochs, once an epoch."""
+        state: Any = engine.state
+        if self._stepped_in != state.epoch:
+            self._stepped_in = state.epoch
+            self.step("epoch", state.epoch - 1)
+
+    def step(self, interval: str, index: int) -> None:
+        """Step the schedulers of ``interval`` whose frequency divides ``index + 1``."""
+        for entry in self.schedulers:
+            if entry["interval"] != interval or (index + 1) % entry["frequency"]:
+                continue
+            if not entry["reduce_on_plateau"]:
+                entry["scheduler"].step()
+                continue
+            metrics, monitor = self.metrics(), entry["monitor"]
+            if monitor in metrics:
+                entry["scheduler"].step(metrics[monitor])
+            elif entry.get("strict", True):
+                raise MisconfigurationException(
+                    f"ReduceLROnPlateau is to watch {monitor!r}, which is not logged; there are "
+                    f"{sorted(metrics)}: log it with self.log({monitor!r}, ...), or set 'strict': False"
+                )
+            elif self.warn is not None:
+                self.warn(f"ReduceLROnPlateau skips a step: {monitor!r} is not among {sorted(metrics)}")

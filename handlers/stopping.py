@@ -1,0 +1,99 @@
+"""When training stops: a number of optimizer steps, a stop that somebody asked for, the least that must run."""
+
+from collections.abc import Callable
+from typing import Any
+
+from leyden.engine import Engine, Events
+from leyden.engine.phases import Phase
+from leyden.handlers.base import Handler, Order
+
+__all__ = ["Stopping"]
+
+IN_AN_EPOCH = frozenset({Phase.FETCHING, Phase.STEPPING})
+
+
+class Stopping(Handler):
+    """Ends a run after ``max_steps``, or when asked to, but not before the minima are met.
+
+    Args:
+        max_steps: optimizer steps in the whole run; None: no limit.
+        min_epochs: epochs that run in any case.
+        min_steps: optimizer steps that run in any case; None: none.
+        say: called with a message when a stop has to wait.
+
+    Runs on: ITERATION_COMPLETED only where a number of steps is given; EPOCH_STARTED, EPOCH_COMPLETED.
+
+    State: none; ``should_stop`` belongs to one run.
+
+    Source: ``max_steps``, ``min_epochs``, ``min_steps`` and ``should_stop`` of PyTorch Lightning 1.1; differently,
+    the epochs that still have to run after a stop run in full, not for one batch each.
+    """
+
+    order = Order.STOPPING
+    order_reason = "after validation and callbacks of the batch or epoch, any of which may ask for the stop"
+
+    def __init__(
+        self,
+        *,
+        max_steps: int | None = None,
+        min_epochs: int | None = 1,
+        min_steps: int | None = None,
+        say: Callable[[str], Any] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("max_steps", max_steps, 1), ("min_epochs", min_epochs, 0), ("min_steps", min_steps, 0)):
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value} is below {least}: give a count, or None for no limit")
+        self.max_steps = max_steps
+        self.min_epochs = min_epochs
+        self.min_steps = min_steps
+        self.say = say
+        self.should_stop = False
+        self._engine: Engine | None = None
+
+    def attach(self, engine: Engine) -> None:
+        self._engine = engine
+        if self.max_steps is not None or self.min_steps:
+            self.listen(engine, Events.ITERATION_COMPLETED, self.after_batch)
+        self.listen(engine, Events.EPOCH_STARTED, self.before_epoch)
+        self.listen(engine, Events.EPOCH_COMPLETED, self.after_epoch)
+
+    def stop(self) -> None:
+        """Ask for the end: after this batch, if enough has run."""
+        self.should_stop = True
+        engine = self._engine
+        if engine is not None and engine.phase in IN_AN_EPOCH and self.minima_met(engine):
+            engine.terminate_epoch()
+
+    def minima_met(self, engine: Engine) -> bool:
+        """Whether the epochs and steps that must run have run, the present epoch counted in."""
+        state: Any = engine.state
+        return state.epoch >= (self.min_epochs or 0) and state.optimizer_steps >= (self.min_steps or 0)
+
+    def before_epoch(self, engine: Engine) -> None:
+        """A stop asked for between epochs lets one more batch run, as in Lightning."""
+        if self.should_stop and self.minima_met(engine):
+            state: Any = engine.state
+            first = Events.ITERATION_STARTED(once=state.iteration + 1)
+            self.listen(engine, first, lambda engine: engine.terminate_epoch())
+
+    def after_batch(self, engine: Engine) -> None:
+        """Stop at the last step, or at the batch at which a waiting stop may act."""
+        state: Any = engine.state
+        if self.max_steps is not None and state.optimizer_steps >= self.max_steps:
+            if state.closed_at == state.iteration or state.skip_batch:
+                engine.terminate()
+        elif self.should_stop and self.minima_met(engine):
+            engine.terminate_epoch()
+
+    def after_epoch(self, engine: Engine) -> None:
+        """Stop here if asked to."""
+        if not self.should_stop:
+            return
+        if self.minima_met(engine):
+            engine.terminate()
+        elif self.say is not None:
+            self.say(
+                f"a stop was asked for, but min_epochs={self.min_epochs} and min_steps={self.min_steps} are not "
+                "reached yet: training continues"
+            )

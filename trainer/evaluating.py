@@ -1,0 +1,82 @@
+"""Test, validation and prediction on their own, outside of fit."""
+
+import pprint
+from typing import Any
+
+from leyden.engine import TrainerEvents
+from leyden.engine.errors import MisconfigurationException
+from leyden.module import LightningModule
+from leyden.run import Run, TrainerState
+from leyden.stepping import verify
+
+__all__ = ["evaluate_alone"]
+
+LOADERS = {"validate": "val_dataloader", "test": "test_dataloader", "predict": "predict_dataloader"}
+
+
+def evaluate_alone(
+    run: Run, stage: str, model: Any, loaders: Any, ckpt_path: Any, verbose: bool, datamodule: Any
+) -> Any:
+    """Run one evaluation and give its results; see :meth:`leyden.Trainer.test`."""
+    run.tested_path = None
+    given = model is not None
+    model = model if given else run.model
+    if model is None:
+        raise MisconfigurationException(
+            f"{stage} has no model: pass one, or call fit(model) first"
+        )
+    verify(model, stage)
+    run.loaders.provide(model, datamodule, **{LOADERS[stage]: loaders})
+    run.datamodule = datamodule if datamodule is not None else (None if given else run.datamodule)
+    with run.running(model, stage):
+        if run.loaders.source(LOADERS[stage], LightningModule) is None:
+            raise MisconfigurationException(
+                f"{stage} has no data: pass a loader, or define {LOADERS[stage]}() on {type(model).__name__} or on a "
+                "data module"
+            )
+        if not given and ckpt_path is not None:
+            _load_weights(run, model, ckpt_path)
+        run.prepare_data()
+        run.setup(stage)
+        run.bind(training=False)
+        run.engine.fire_event(TrainerEvents.FIT_STARTED)
+        run.loaders.request_evaluation(stage, LightningModule, run.settings)
+        results: Any = [] if stage == "predict" else 1
+        if sum(run.loaders.num_batches[stage]):
+            results = run.evaluate(stage, stage)
+        run.engine.fire_event(TrainerEvents.FIT_COMPLETED)
+        run.call("teardown", "fit")
+        run.call("teardown", stage, reverse=True)
+        if run.datamodule is not None:
+            run.datamodule.teardown(stage)
+        if run.status == TrainerState.RUNNING:
+            run.status = TrainerState.FINISHED
+    if verbose and stage != "predict" and isinstance(results, list):
+        _show(stage, results)
+    return results
+
+
+def _load_weights(run: Run, model: Any, ckpt_path: Any) -> None:
+    from leyden.handlers.checkpoint_io import load
+
+    if ckpt_path == "best":
+        saver = run.trainer.checkpoint_callback
+        if saver is None:
+            return
+        ckpt_path = saver.best_model_path
+        if not ckpt_path:
+            raise MisconfigurationException(
+                "ckpt_path='best' needs a checkpoint, and none was saved: pass ckpt_path=None for the weights as they "
+                "are, or a file"
+            )
+    checkpoint = load(ckpt_path, map_location="cpu")
+    model.load_state_dict(checkpoint["state_dict"])
+    run.tested_path = ckpt_path
+
+
+def _show(stage: str, results: list[dict[str, Any]]) -> None:
+    for index, metrics in enumerate(results):
+        print("-" * 80)
+        print(f"DATALOADER:{index} {stage.upper()} RESULTS")
+        pprint.pprint(metrics)
+    print("-" * 80)

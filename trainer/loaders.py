@@ -1,0 +1,208 @@
+"""The loaders of a run: where they come from, how many batches of each are used."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+
+from leyden.engine.errors import MisconfigurationException, MisconfiguredValue
+from leyden.overrides import overrides
+
+__all__ = ["Loaders", "batches_of", "limited", "unshuffled"]
+
+INFINITE = float("inf")
+
+
+class Loaders:
+    """The loaders of one Trainer, asked for when a loop first needs them.
+
+    Attributes:
+        train: the training loader; None before it was asked for.
+        evaluation: ``{stage: loaders}``.
+        num_training_batches: in an epoch, after the limit; infinity where nobody knows.
+        num_batches: ``{stage: batches of each loader}``.
+    """
+
+    def __init__(self) -> None:
+        self.given: dict[str, Any] = {}
+        self.train: Any = None
+        self.evaluation: dict[str, list[Any]] = {}
+        self.num_training_batches: float = 0
+        self.num_batches: dict[str, list[float]] = {}
+
+    def provide(self, model: Any, datamodule: Any, **given: Any) -> None:
+        """Say where the loaders come from: those given, else the data module's, else the model's.
+
+        Raises:
+            MisconfigurationException: when both loaders and a data module are given.
+        """
+        if datamodule is not None:
+            both = [name for name, loader in given.items() if loader is not None]
+            if both:
+                raise MisconfiguredValue(
+                    f"datamodule={type(datamodule).__name__} and loaders ({', '.join(both)}) are both given: "
+                    "pass one of them, the data module brings its own loaders"
+                )
+        self.model, self.datamodule = model, datamodule
+        self.given = {name: loader for name, loader in given.items() if loader is not None}
+
+    def source(self, name: str, base: type) -> Any:
+        """What makes the loader ``name`` (``train_dataloader`` ...): a loader, a method, or None."""
+        if name in self.given:
+            return self.given[name]
+        for owner in (self.datamodule, self.model):
+            if owner is not None and callable(getattr(owner, name, None)):
+                if owner is self.model and not overrides(owner, name, base):
+                    continue
+                if owner is self.datamodule and not _defined(owner, name):
+                    continue
+                return getattr(owner, name)
+        return None
+
+    def request_train(self, base: type, settings: Any) -> None:
+        """Ask for the training loader and count its batches."""
+        source = self.source("train_dataloader", base)
+        if source is None:
+            raise MisconfigurationException(
+                "no training data: pass train_dataloader= to fit, or define train_dataloader() on the module or "
+                "the data module"
+            )
+        loader = source() if callable(source) and "train_dataloader" not in self.given else source
+        if loader is None or not hasattr(loader, "__iter__"):
+            raise MisconfigurationException(
+                f"the training loader is {loader!r} ({type(loader).__name__}): it must be a DataLoader or another "
+                "iterable of batches"
+            )
+        if settings.overfit_batches:
+            loader = unshuffled(loader)
+        self.train = loader
+        self.num_training_batches = limited(
+            batches_of(loader), settings.limit_train_batches, "limit_train_batches", floor=0
+        )
+
+    def request_evaluation(self, stage: str, base: type, settings: Any) -> None:
+        """Ask for the loaders of ``stage`` (validate, test, predict) and count their batches."""
+        name = {"validate": "val_dataloader", "test": "test_dataloader", "predict": "predict_dataloader"}[stage]
+        limit_name = f"limit_{name.split('_')[0]}_batches"
+        source = self.source(name, base)
+        loaders = source() if callable(source) and name not in self.given else source
+        if loaders is None:
+            found: list[Any] = []
+        elif isinstance(loaders, (list, tuple)):
+            found = list(loaders)
+        else:
+            found = [loaders]
+        if any(loader is None for loader in found):
+            raise MisconfigurationException(f"{name} holds None: give loaders only, or none at all")
+        if settings.overfit_batches and stage != "predict" and found:
+            train = self.source("train_dataloader", base)
+            if train is not None:
+                loader = train() if callable(train) and "train_dataloader" not in self.given else train
+                found = [unshuffled(loader) for _ in found]
+        if stage != "predict" and not settings.overfit_batches:
+            for loader in found:
+                if _shuffles(loader):
+                    warnings.warn(
+                        f"a loader of {name} shuffles: its results do not depend on the order, and last batches may "
+                        "differ from run to run; pass shuffle=False",
+                        UserWarning,
+                        stacklevel=4,
+                    )
+        limit = getattr(settings, limit_name)
+        self.evaluation[stage] = found
+        self.num_batches[stage] = [limited(batches_of(loader), limit, limit_name, floor=1) for loader in found]
+
+    def val_check_batch(self, interval: float) -> float:
+        """After how many batches of an epoch to validate; infinity: at the end of data of unknown length."""
+        count = self.num_training_batches
+        if isinstance(interval, int):
+            if count and interval > count:
+                raise MisconfiguredValue(
+                    f"val_check_interval={interval} is longer than the epoch, which has {int(count)} batches: "
+                    "validation would never run; use at most that, or a share of the epoch such as 0.5"
+                )
+            return interval
+        if count == INFINITE:
+            if interval == 1.0:
+                return INFINITE
+            raise MisconfiguredValue(
+                f"val_check_interval={interval} is a share of the training epoch, whose length is unknown: use "
+                "1.0 for its end, or an int for a number of batches"
+            )
+        return max(1, int(count * interval))
+
+
+def batches_of(loader: Any) -> float:
+    """How many batches ``loader`` has; infinity where it does not say."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return INFINITE
+
+
+def limited(count: float, limit: float, name: str, *, floor: int) -> float:
+    """``count`` after ``limit``: an int is a number of batches, a float a share of them.
+
+    Raises:
+        MisconfigurationException: for a share of an unknown number, or one below ``floor`` batches.
+    """
+    if limit == 0:
+        return 0
+    if isinstance(limit, int):
+        return min(count, limit)
+    if count == INFINITE:
+        if limit == 1.0:
+            return count
+        raise MisconfiguredValue(
+            f"{name}={limit} is a share of a loader whose length is unknown: use an int for a number of batches"
+        )
+    batches = int(count * limit)
+    if batches < floor and count:
+        raise MisconfiguredValue(
+            f"{name}={limit} of {int(count)} batches is less than one batch: use at least {1 / count:.4g}, an int "
+            "for a number of batches, or 0 to switch the loop off"
+        )
+    return batches
+
+
+def unshuffled(loader: Any) -> Any:
+    """The loader with its samples in order; a warning says so where it shuffled."""
+    if not isinstance(loader, DataLoader) or not _shuffles(loader):
+        return loader
+    if not isinstance(loader.sampler, RandomSampler):
+        raise MisconfiguredValue(
+            f"overfit_batches needs the same batches every epoch, but the loader draws them with "
+            f"{type(loader.sampler).__name__}: pass a loader without a sampler of its own"
+        )
+    warnings.warn(
+        "overfit_batches uses the same batches in every epoch: shuffling of the training loader is off",
+        UserWarning,
+        stacklevel=5,
+    )
+    return DataLoader(
+        loader.dataset,
+        batch_size=loader.batch_size,
+        sampler=SequentialSampler(loader.dataset),  # type: ignore[arg-type]
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        drop_last=loader.drop_last,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=loader.generator,
+        persistent_workers=loader.persistent_workers,
+    )
+
+
+def _shuffles(loader: Any) -> bool:
+    return isinstance(loader, DataLoader) and isinstance(getattr(loader, "sampler", None), RandomSampler)
+
+
+def _defined(datamodule: Any, name: str) -> bool:
+    from leyden.datamodule import LightningDataModule
+
+    return overrides(datamodule, name, LightningDataModule)
+
+

@@ -1,0 +1,129 @@
+"""The hooks of a LightningModule on the events of the engines."""
+
+from typing import Any
+
+from leyden.engine import Engine, Events
+from leyden.handlers.base import Handler, Order
+from leyden.handlers.evaluation import Outputs
+from leyden.handlers.hooks import bind_module, hooks_of
+from leyden.module import LightningModule
+from leyden.overrides import overrides
+
+__all__ = ["ModuleHandler"]
+
+WORDS = {"validate": "validation", "test": "test", "predict": "predict"}
+
+
+class ModuleHandler(Handler):
+    """Binds what a module overrides; after the callbacks' hooks of the same name, as in Lightning.
+
+    Its epoch ends (``training_epoch_end`` and the like) get the outputs that were kept for them.
+    """
+
+    def __init__(self, model: Any, recorder: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.recorder = recorder
+        self._kept: list[list[Any]] = []
+        self._outputs: list[Outputs] = []
+
+    def attach(self, engine: Engine) -> None:
+        state: Any = engine.state
+        for hook in hooks_of(state.stage):
+            if hook.module and self.defines(hook.name):
+                bind_module(engine, hook, getattr(self.model, hook.name), listen=self.listen, scope=self.recorder)
+        if state.stage == "train":
+            self._attach_training(engine)
+        else:
+            self._attach_evaluation(engine, state.stage)
+
+    def detach(self) -> None:
+        super().detach()
+        for outputs in self._outputs:
+            outputs.detach()
+        self._outputs = []
+
+    def defines(self, name: str) -> bool:
+        """Whether the module overrides ``name``."""
+        return overrides(self.model, name, LightningModule)
+
+    def _attach_training(self, engine: Engine) -> None:
+        self.listen(engine, Events.EPOCH_STARTED, self._begin_epoch, order=1)
+        self.listen(engine, Events.EPOCH_COMPLETED, self._end_epoch, order=20)
+        self.listen(engine, Events.ITERATION_COMPLETED, self._end_batch, order=Order.METRICS)
+        if self.defines("training_epoch_end") or self.defines("on_train_epoch_end"):
+            self.listen(engine, Events.ITERATION_COMPLETED, self._keep, order=29)
+
+    def _begin_epoch(self, engine: Engine) -> None:
+        self._kept = []
+        engine.state.epoch_outputs = self._kept
+        self.recorder.train_epoch_started()
+
+    def _keep(self, engine: Engine) -> None:
+        outputs = engine.state.outputs
+        if any(outputs):
+            self._kept.append(outputs)
+
+    def _end_batch(self, engine: Engine) -> None:
+        state: Any = engine.state
+        self.recorder.train_batch_ended(write=state.closed_at == state.iteration)
+
+    def _end_epoch(self, engine: Engine) -> None:
+        result = None
+        if self.defines("training_epoch_end") and self._kept:
+            self.recorder.hook = "training_epoch_end"
+            result = self.model.training_epoch_end(_epoch_outputs(self._kept))
+        self.recorder.train_epoch_ended(result)
+        self._kept = []
+
+    def _attach_evaluation(self, engine: Engine, stage: str) -> None:
+        end = f"{WORDS[stage]}_epoch_end"
+        wanted = stage == "predict" or self.defines(end)
+        if wanted:
+            outputs = Outputs()
+            outputs.attach(engine)
+            self._outputs.append(outputs)
+        if stage == "predict":
+            self.listen(engine, Events.EPOCH_COMPLETED, self._predictions, order=30)
+            return
+        self.listen(engine, Events.ITERATION_COMPLETED, self._end_evaluation_batch, order=Order.METRICS)
+
+        def end_epoch(engine: Engine) -> None:
+            state: Any = engine.state
+            state.epoch_end_result = None
+            if self.defines(end):
+                self.recorder.hook = end
+                kept = state.loader_outputs
+                state.epoch_end_result = getattr(self.model, end)(kept[0] if state.num_loaders == 1 else kept)
+
+        def reduce(engine: Engine) -> None:
+            state: Any = engine.state
+            self.recorder.hook = None
+            state.results = self.recorder.eval_epoch_ended(state.epoch_end_result)
+
+        self.listen(engine, Events.EPOCH_COMPLETED, end_epoch, order=5)
+        self.listen(engine, Events.EPOCH_COMPLETED, reduce, order=Order.METRICS)
+
+    def _end_evaluation_batch(self, engine: Engine) -> None:
+        self.recorder.eval_batch_ended(engine.state.output)
+
+    def _predictions(self, engine: Engine) -> None:
+        state: Any = engine.state
+        kept = state.loader_outputs
+        state.results = kept[0] if state.num_loaders == 1 else kept
+
+
+def _epoch_outputs(kept: list[list[Any]]) -> list[Any]:
+    """What ``training_epoch_end`` gets: one entry a batch, nested where there are several splits or optimizers.
+
+    Source: Lightning 1.1: a list of dicts for one optimizer, ``[optimizer][batch]`` for several; a batch of
+    several splits is a list of dicts itself.
+    """
+    per_optimizer: list[list[Any]] = []
+    for index in range(max(len(batch) for batch in kept)):
+        column = []
+        for batch in kept:
+            if index < len(batch) and batch[index]:
+                column.append(batch[index][0] if len(batch[index]) == 1 else batch[index])
+        per_optimizer.append(column)
+    return per_optimizer[0] if len(per_optimizer) == 1 else per_optimizer

@@ -1,0 +1,165 @@
+"""From what ``configure_optimizers`` returns to optimizers, schedulers and frequencies."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from leyden.engine.errors import MisconfigurationException, ReportedValue
+
+__all__ = ["IdleOptimizer", "OptimizerSet", "configured"]
+
+SCHEDULER_DEFAULTS: dict[str, Any] = {
+    "scheduler": None,
+    "name": None,
+    "interval": "epoch",
+    "frequency": 1,
+    "reduce_on_plateau": False,
+    "monitor": None,
+    "strict": True,
+}
+FORMS = (
+    "an optimizer; a list of optimizers; two lists, optimizers and schedulers; a dict with 'optimizer' and maybe "
+    "'lr_scheduler' and 'monitor'; a list of such dicts, maybe with 'frequency'; or None"
+)
+
+
+@dataclass
+class OptimizerSet:
+    """The optimizers of a run, its scheduler entries, and batches in a row for each optimizer (or none)."""
+
+    optimizers: list[Any] = field(default_factory=list)
+    schedulers: list[dict[str, Any]] = field(default_factory=list)
+    frequencies: list[int] = field(default_factory=list)
+
+
+class IdleOptimizer(Optimizer):
+    """Steps nothing: what a run has whose ``configure_optimizers`` returned None."""
+
+    def __init__(self) -> None:
+        super().__init__([nn.Parameter(Tensor(0))], {})
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        """Evaluate the closure, if there is one."""
+        return None if closure is None else closure()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """There is nothing to clear."""
+
+    def __repr__(self) -> str:
+        return "IdleOptimizer()"
+
+
+def configured(returned: Any) -> OptimizerSet:
+    """Read what ``configure_optimizers`` returned.
+
+    Raises:
+        MisconfigurationException: for a form that is not one of those of Lightning 1.1.
+    """
+    if returned is None:
+        warnings.warn(
+            "configure_optimizers returned None: this run trains without an optimizer, no parameter will change",
+            UserWarning,
+            stacklevel=3,
+        )
+        return OptimizerSet([IdleOptimizer()])
+    if isinstance(returned, Optimizer):
+        return OptimizerSet([returned])
+    if isinstance(returned, dict):
+        return _from_dicts([returned])
+    if isinstance(returned, (list, tuple)) and returned:
+        if len(returned) == 2 and isinstance(returned[0], (list, tuple)):
+            optimizers, schedulers = list(returned[0]), returned[1]
+            entries = list(schedulers) if isinstance(schedulers, (list, tuple)) else [schedulers]
+            _check_optimizers(optimizers)
+            return OptimizerSet(optimizers, [_entry(item) for item in entries])
+        if all(isinstance(item, dict) for item in returned):
+            return _from_dicts(returned)
+        if all(isinstance(item, Optimizer) for item in returned):
+            return OptimizerSet(list(returned))
+    raise MisconfigurationException(
+        f"configure_optimizers returned {returned!r} ({type(returned).__name__}): return {FORMS}"
+    )
+
+
+def _from_dicts(entries: Sequence[dict[str, Any]]) -> OptimizerSet:
+    found = OptimizerSet()
+    for entry in entries:
+        unknown = set(entry) - {"optimizer", "lr_scheduler", "monitor", "frequency"}
+        if "optimizer" not in entry or unknown:
+            what = f"has unknown keys {sorted(unknown)}" if unknown else "has no 'optimizer'"
+            raise MisconfigurationException(
+                f"a dict that configure_optimizers returned {what}: it may hold 'optimizer', 'lr_scheduler', "
+                "'monitor' and 'frequency'"
+            )
+        found.optimizers.append(entry["optimizer"])
+        scheduler = entry.get("lr_scheduler")
+        if scheduler is not None:
+            found.schedulers.append(_entry(scheduler, entry.get("monitor")))
+    _check_optimizers(found.optimizers)
+    frequencies = [entry.get("frequency") for entry in entries]
+    given = [value for value in frequencies if value is not None]
+    if given and len(given) != len(entries):
+        raise ReportedValue(
+            f"configure_optimizers gave a 'frequency' for {len(given)} of {len(entries)} optimizers: give it for "
+            "all of them or for none"
+        )
+    for value in given:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise MisconfigurationException(f"the optimizer frequency {value!r} is not an int of at least 1")
+    found.frequencies = given if len(given) > 1 else []
+    return found
+
+
+def _check_optimizers(optimizers: Sequence[Any]) -> None:
+    for optimizer in optimizers:
+        if not isinstance(optimizer, Optimizer):
+            raise MisconfigurationException(
+                f"configure_optimizers gave {optimizer!r} ({type(optimizer).__name__}) as an optimizer: return {FORMS}"
+            )
+
+
+def _entry(scheduler: Any, monitor: str | None = None) -> dict[str, Any]:
+    """One scheduler with all the keys of Lightning's dict."""
+    if isinstance(scheduler, dict):
+        unknown = [key for key in scheduler if key not in SCHEDULER_DEFAULTS]
+        if unknown:
+            warnings.warn(
+                f"the lr_scheduler dict has the unknown keys {unknown}, which are ignored: "
+                f"it may hold {sorted(SCHEDULER_DEFAULTS)}",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+        if scheduler.get("scheduler") is None:
+            raise MisconfigurationException(
+                f"the lr_scheduler dict {scheduler!r} holds no scheduler: put it under the key 'scheduler'"
+            )
+        entry = {**SCHEDULER_DEFAULTS, **scheduler}
+    else:
+        entry = {**SCHEDULER_DEFAULTS, "scheduler": scheduler}
+    if monitor is not None and entry["monitor"] is None:
+        entry["monitor"] = monitor
+    inner = entry["scheduler"]
+    if not hasattr(inner, "step"):
+        raise MisconfigurationException(
+            f"configure_optimizers gave {inner!r} ({type(inner).__name__}) as a scheduler: it has no step()"
+        )
+    if entry["interval"] not in ("epoch", "step"):
+        raise MisconfigurationException(f"interval={entry['interval']!r} of a scheduler: use 'epoch' or 'step'")
+    frequency = entry["frequency"]
+    if isinstance(frequency, bool) or not isinstance(frequency, int) or frequency < 1:
+        raise MisconfigurationException(f"frequency={frequency!r} of a scheduler is not an int of at least 1")
+    if isinstance(inner, ReduceLROnPlateau):
+        entry["reduce_on_plateau"] = True
+    if entry["reduce_on_plateau"] and entry["monitor"] is None:
+        raise MisconfigurationException(
+            "ReduceLROnPlateau needs the name of the metric that it watches: return "
+            "{'optimizer': optimizer, 'lr_scheduler': scheduler, 'monitor': 'val_loss'}"
+        )
+    if not entry["reduce_on_plateau"] and not isinstance(inner, LRScheduler) and not callable(inner.step):
+        raise MisconfigurationException(f"{inner!r} is no learning-rate scheduler")
+    return entry

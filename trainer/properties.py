@@ -1,0 +1,375 @@
+"""What can be read from a Trainer while it runs and afterwards; all of it comes from the parts of the run."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from leyden.engine import Engine
+from leyden.handler_set import HandlerSet
+from leyden.handlers.early_stopping import EarlyStopping
+from leyden.handlers.model_checkpoint import ModelCheckpoint
+from leyden.handlers.progress import ProgressBarBase
+from leyden.handlers.running_loss import RunningLoss
+from leyden.run import Run
+from leyden.settings import Settings
+
+__all__ = ["TrainerProperties"]
+
+
+class TrainerProperties:
+    """The read side of :class:`leyden.Trainer`; it has no state of its own."""
+
+    _run: Run
+    _settings: Settings
+
+    # ------------------------------------------------------------------ position
+
+    @property
+    def current_epoch(self) -> int:
+        """0-based; after fit that of the last epoch."""
+        return max(self._run.state.epoch - 1, 0)
+
+    @current_epoch.setter
+    def current_epoch(self, value: int) -> None:
+        self._run.state.epoch = value + 1 if value else 0
+
+    @property
+    def global_step(self) -> int:
+        """Completed optimizer steps (groups of accumulated batches); one behind until a batch is over."""
+        return self._run.state.global_step
+
+    @global_step.setter
+    def global_step(self, value: int) -> None:
+        self._run.state.settle()
+        self._run.state.optimizer_steps = value
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Completed optimizer steps, this batch's included."""
+        return self._run.state.optimizer_steps
+
+    @property
+    def batch_idx(self) -> int:
+        """0-based number of the batch in its epoch."""
+        return self._run.state.batch_idx
+
+    @property
+    def total_batch_idx(self) -> int:
+        """0-based number of the batch in the whole run."""
+        run = self._run
+        return max(run.state.iteration - (1 if run.in_batch else 0), 0)
+
+    @property
+    def split_idx(self) -> int | None:
+        """0-based number of the split in truncated back-propagation."""
+        return self._run.state.split_idx
+
+    @property
+    def should_stop(self) -> bool:
+        """Ask for the end of training by setting it to True."""
+        return self._run.stopping().should_stop
+
+    @should_stop.setter
+    def should_stop(self, value: bool) -> None:
+        stopping = self._run.stopping()
+        if value:
+            stopping.stop()
+        else:
+            stopping.should_stop = False
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended the last run."""
+        return self._run.interrupted
+
+    @property
+    def state(self) -> str:
+        """INITIALIZING, RUNNING, FINISHED or INTERRUPTED."""
+        return self._run.status
+
+    @property
+    def training(self) -> bool:
+        """Whether fit runs, the sanity check excluded."""
+        return self._run.stage == "fit" and not self._run.sanity_checking
+
+    @property
+    def testing(self) -> bool:
+        """Whether test runs."""
+        return self._run.stage == "test"
+
+    @property
+    def validating(self) -> bool:
+        """Whether validate runs."""
+        return self._run.stage == "validate"
+
+    @property
+    def predicting(self) -> bool:
+        """Whether predict runs."""
+        return self._run.stage == "predict"
+
+    @property
+    def running_sanity_check(self) -> bool:
+        """Whether the validation before training runs."""
+        return self._run.sanity_checking
+
+    sanity_checking = running_sanity_check
+
+    # ------------------------------------------------------------------ parts
+
+    @property
+    def engine(self) -> Engine:
+        """The training engine: ignite's handlers attach to it."""
+        return self._run.engine
+
+    @property
+    def evaluators(self) -> Mapping[str, Engine]:
+        """The engines of validation, test and prediction, by stage."""
+        return self._run.evaluators
+
+    @property
+    def handlers(self) -> HandlerSet:
+        """Everything attached; can be added to, removed from and replaced."""
+        return self._run.handlers
+
+    @property
+    def model(self) -> Any:
+        """The module of the last run; None before."""
+        return self._run.model
+
+    lightning_module = model
+
+    def get_model(self) -> Any:
+        """The module of the last run; None before."""
+        return self._run.model
+
+    @property
+    def datamodule(self) -> Any:
+        """The data module of the last run, or None."""
+        return self._run.datamodule
+
+    @property
+    def optimizers(self) -> list[Any]:
+        """The optimizers of the run."""
+        return self._run.parts.optimizers
+
+    @optimizers.setter
+    def optimizers(self, value: list[Any]) -> None:
+        self._run.parts.optimizers = list(value)
+
+    @property
+    def lightning_optimizers(self) -> dict[int, Any]:
+        """The optimizers as user code steps them, by index."""
+        step = self._run.step
+        return {} if step is None else dict(enumerate(step.proxies))
+
+    @property
+    def lr_schedulers(self) -> list[dict[str, Any]]:
+        """The scheduler entries of the run."""
+        return self._run.parts.schedulers
+
+    @property
+    def optimizer_frequencies(self) -> list[int]:
+        """Batches in a row for each optimizer; empty where all step on each batch."""
+        return self._run.parts.frequencies
+
+    def manual_backward(self, loss: Any, *args: Any, **kwargs: Any) -> None:
+        """The backward pass of a module that optimizes by hand."""
+        self._run.manual_backward(loss, *args, **kwargs)
+
+    # ------------------------------------------------------------------ data
+
+    @property
+    def train_dataloader(self) -> Any:
+        """The training loader, once it was asked for."""
+        return self._run.loaders.train
+
+    @property
+    def val_dataloaders(self) -> Any:
+        """The validation loaders, once they were asked for."""
+        return self._run.loaders.evaluation.get("validate")
+
+    @property
+    def test_dataloaders(self) -> Any:
+        """The test loaders, once they were asked for."""
+        return self._run.loaders.evaluation.get("test")
+
+    @property
+    def num_training_batches(self) -> float:
+        """Batches of a training epoch, after the limit; infinity where it is unknown."""
+        return self._run.loaders.num_training_batches
+
+    @property
+    def num_val_batches(self) -> list[float]:
+        """Batches of each validation loader, after the limit."""
+        return self._run.loaders.num_batches.get("validate", [])
+
+    @property
+    def num_test_batches(self) -> list[float]:
+        """Batches of each test loader, after the limit."""
+        return self._run.loaders.num_batches.get("test", [])
+
+    @property
+    def num_predict_batches(self) -> list[float]:
+        """Batches of each prediction loader, after the limit."""
+        return self._run.loaders.num_batches.get("predict", [])
+
+    @property
+    def num_sanity_val_batches(self) -> list[float]:
+        """Batches of each loader in the check before training."""
+        return self._run.sanity_batches
+
+    @property
+    def enable_validation(self) -> bool:
+        """Whether fit validates: there is a step, and batches for it."""
+        return self._run.validates
+
+    @property
+    def disable_validation(self) -> bool:
+        """The opposite of ``enable_validation``."""
+        return not self._run.validates
+
+    # ------------------------------------------------------------------ metrics
+
+    @property
+    def callback_metrics(self) -> Mapping[str, Any]:
+        """The newest value of everything logged; tensors stay tensors."""
+        return self._run.recorder.callback_metrics
+
+    @property
+    def logged_metrics(self) -> Mapping[str, Any]:
+        """What went to the loggers last."""
+        return self._run.recorder.logged_metrics
+
+    @property
+    def progress_bar_metrics(self) -> Mapping[str, Any]:
+        """What was logged with ``prog_bar=True``."""
+        return self._run.recorder.progress_bar_metrics
+
+    @property
+    def progress_bar_dict(self) -> dict[str, Any]:
+        """What the bar shows: the module's items, then the logged ones."""
+        model = self._run.model
+        items = {} if model is None else dict(model.get_progress_bar_dict())
+        return {**items, **self._run.recorder.progress_bar_metrics}
+
+    @property
+    def running_loss(self) -> Any:
+        """The mean loss of the last 20 optimizer steps, a tensor; None before the first.
+
+        It is kept from the moment somebody first asks for it (a progress bar does).
+        """
+        handlers = self._run.handlers
+        if "RunningLoss" not in handlers:
+            handler = handlers.add(RunningLoss(), origin="progress_bar_dict")
+            handler.keep(self._run.engine)
+        return handlers["RunningLoss"].mean()
+
+    # ------------------------------------------------------------------ loggers, callbacks, paths
+
+    @property
+    def logger(self) -> Any:
+        """The logger, a collection of several, or None."""
+        return self._run.logger
+
+    @logger.setter
+    def logger(self, value: Any) -> None:
+        self._run.use_logger(value)
+
+    @property
+    def log_dir(self) -> str | None:
+        """Where the logger writes; ``default_root_dir`` without one."""
+        logger = self._run.logger
+        if logger is None:
+            return self.default_root_dir
+        for name in ("log_dir", "save_dir"):
+            found = getattr(logger, name, None)
+            if found is not None:
+                return str(found)
+        return None
+
+    @property
+    def callbacks(self) -> list[Any]:
+        """The callbacks, the list that was given included."""
+        return self._run.callback_list
+
+    @property
+    def checkpoint_callbacks(self) -> list[Any]:
+        """All ModelCheckpoints."""
+        return [callback for callback in self.callbacks if isinstance(callback, ModelCheckpoint)]
+
+    @property
+    def checkpoint_callback(self) -> Any:
+        """The first ModelCheckpoint, or None."""
+        return next(iter(self.checkpoint_callbacks), None)
+
+    @property
+    def early_stopping_callbacks(self) -> list[Any]:
+        """All EarlyStoppings."""
+        return [callback for callback in self.callbacks if isinstance(callback, EarlyStopping)]
+
+    @property
+    def early_stopping_callback(self) -> Any:
+        """The first EarlyStopping, or None."""
+        return next(iter(self.early_stopping_callbacks), None)
+
+    @property
+    def progress_bar_callback(self) -> Any:
+        """The progress bar, or None."""
+        return next((callback for callback in self.callbacks if isinstance(callback, ProgressBarBase)), None)
+
+    @property
+    def default_root_dir(self) -> str:
+        """Where logs and checkpoints go if nothing else is said."""
+        return _path(self._settings.default_root_dir or os.getcwd())
+
+    @property
+    def weights_save_path(self) -> str:
+        """Where checkpoints go if nothing else is said."""
+        return _path(self._settings.weights_save_path or self.default_root_dir)
+
+    @property
+    def tested_ckpt_path(self) -> Any:
+        """The file whose weights the last test used, or None."""
+        return self._run.tested_path
+
+    # ------------------------------------------------------------------ processes
+
+    @property
+    def is_global_zero(self) -> bool:
+        """Whether this is the first process."""
+        return self.global_rank == 0
+
+    @property
+    def global_rank(self) -> int:
+        """The number of this process among all."""
+        return 0
+
+    @property
+    def local_rank(self) -> int:
+        """The number of this process on its machine."""
+        return 0
+
+    @property
+    def node_rank(self) -> int:
+        """The number of this machine."""
+        return 0
+
+    @property
+    def world_size(self) -> int:
+        """The number of processes."""
+        return 1
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def resume_state(self) -> dict[str, Any]:
+        """What a checkpoint holds of the run itself, as plain data."""
+        return self._run.resume_state()
+
+    def load_resume_state(self, state: Any, epoch: int, global_step: int) -> None:
+        """Go on where a checkpoint was saved."""
+        self._run.load_resume_state(state, epoch, global_step)
+
+
+def _path(value: Any) -> str:
+    text = os.fspath(value)
+    return text if "://" in text else os.path.normpath(os.path.expanduser(text))

@@ -1,0 +1,581 @@
+"""The parts of one Trainer and the procedures over them: fit and the evaluations.
+
+Nothing here is a feature: features are handlers, put on the engines by ``assembly.py``. What remains is the
+order in which a run is prepared, looped and ended.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from leyden.datamodule import LightningDataModule
+from leyden.engine import Engine, Events, TrainerEvents
+from leyden.engine.errors import MisconfigurationException
+from leyden.engine.feed import Feed
+from leyden.engine.phases import Phase
+from leyden.engine.state import TrainState, give_state
+from leyden.engine.step import TrainingStep, register_training_events
+from leyden.handler_set import HandlerSet
+from leyden.handlers import checkpoint_io, checkpoint_state
+from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.evaluation import EvalFeed, Surroundings, evaluate, evaluator
+from leyden.handlers.interruption import Interruption
+from leyden.handlers.metrics import MetricRecorder
+from leyden.handlers.schedulers import LRSchedulers
+from leyden.handlers.stopping import Stopping
+from leyden.loaders import INFINITE, Loaders
+from leyden.module import LightningModule
+from leyden.module_handler import ModuleHandler
+from leyden.optimizers import OptimizerSet, configured
+from leyden.overrides import overrides
+from leyden.stepping import evaluation_step, training_step, verify
+from leyden.transfer import move_to_device
+
+__all__ = ["Run", "TrainerState"]
+
+log = logging.getLogger(__name__)
+STAGES = ("validate", "test", "predict")
+
+
+class TrainerState:
+    """What a Trainer is doing. Source: Lightning 1.1, whose values are these texts."""
+
+    INITIALIZING = "INITIALIZING"
+    RUNNING = "RUNNING"
+    FINISHED = "FINISHED"
+    INTERRUPTED = "INTERRUPTED"
+
+
+class Run:
+    """The engines, the loaders and the recorder of one Trainer.
+
+    Attributes:
+        engine: the training engine; ``evaluators`` those of validation, test and prediction.
+        handlers: everything attached to them.
+        recorder: takes the values of ``self.log``.
+        settings: the arguments in force; read, never written here.
+    """
+
+    def __init__(self, settings: Any, trainer: Any) -> None:
+        self.settings = settings
+        self.engine = Engine(self._step, data_ends_epoch=True, reraise=True)
+        register_training_events(self.engine)
+        self.state: TrainState = give_state(self.engine, TrainState)
+        self.evaluators = {stage: evaluator(self._evaluation_step(stage), stage) for stage in STAGES}
+        self.loaders = Loaders()
+        self.handlers = HandlerSet(self.engines_of)
+        self.recorder = MetricRecorder(
+            log_every_n_steps=settings.log_every_n_steps,
+            move_metrics_to_cpu=settings.move_metrics_to_cpu,
+            fast_dev_run=settings.fast_dev_run is True or settings.fast_dev_run == 1,
+        )
+        self.interruption = Interruption(self.engine, *self.evaluators.values())
+        self.step: TrainingStep | None = None
+        self.steps: dict[str, Any] = {}
+        self.parts = OptimizerSet()
+        self.surroundings = Surroundings(None)
+        self.model: Any = None
+        self.datamodule: Any = None
+        self.status = TrainerState.INITIALIZING
+        self.stage: str | None = None
+        self.interrupted = False
+        self.sanity_checking = False
+        self.module_handler: ModuleHandler | None = None
+        self.schedulers: LRSchedulers | None = None
+        self.features: dict[Any, Any] = {}
+        self.logger: Any = None
+        self.callback_list: list[Any] = []
+        self.sanity_batches: list[float] = []
+        self.tested_path: Any = None
+        self.checkpoint_to_restore: Any = None
+        for engine in (self.engine, *self.evaluators.values()):
+            engine.state.trainer = trainer
+        self.trainer = trainer
+
+    # ------------------------------------------------------------------ the parts
+
+    def engines_of(self, handler: Any) -> list[Engine]:
+        """The engines that a handler listens on: callbacks on all, others on the training engine."""
+        if isinstance(handler, (CallbackBase, ModuleHandler)):
+            return [self.engine, *self.evaluators.values()]
+        return [self.engine]
+
+    def _step(self, engine: Engine, batch: Any) -> Any:
+        raise MisconfigurationException("call trainer.fit(model) to run the training engine")
+
+    def _evaluation_step(self, stage: str) -> Callable[[Engine, Any], Any]:
+        def step(engine: Engine, batch: Any) -> Any:
+            return self.steps[stage](engine, batch)
+
+        return step
+
+    def callbacks(self) -> list[Any]:
+        """The handlers that are callbacks, in order."""
+        return [handler for handler in self.handlers if isinstance(handler, CallbackBase)]
+
+    def stopping(self) -> Stopping:
+        """The handler that decides when training ends."""
+        found: Stopping = self.handlers["Stopping"]
+        return found
+
+    def call(self, hook: str, *arguments: Any, module: bool = True, reverse: bool = False) -> None:
+        """Call a hook that belongs to no event: callbacks with (trainer, module), then the module itself."""
+        self.recorder.hook = hook
+
+        def on_module() -> None:
+            if module and self.model is not None and overrides(self.model, hook, LightningModule):
+                getattr(self.model, hook)(*arguments)
+
+        if reverse:
+            on_module()
+        for callback in self.callbacks():
+            if callback.defines(hook):
+                getattr(callback, hook)(self.trainer, self.model, *arguments)
+        if not reverse:
+            on_module()
+
+    def say_hooks(self, hook: str) -> None:
+        """Call a callback's hook that takes the Trainer alone."""
+        for callback in self.callbacks():
+            if callback.defines(hook):
+                getattr(callback, hook)(self.trainer)
+
+    def use_logger(self, logger: Any) -> None:
+        """Take this logger from now on."""
+        self.logger = logger
+        self.recorder.logger = logger
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether a batch has begun that is not over."""
+        return self.engine.phase is Phase.STEPPING
+
+    def manual_backward(self, loss: Any, *args: Any, **kwargs: Any) -> None:
+        """A backward pass that the module asks for, with its events."""
+        step = self.step
+        assert step is not None
+        self.state.loss = loss
+        if step.backward_started.live:
+            step.backward_started.fire()
+        if step.backward is None:
+            loss.backward(*args, **kwargs)
+        else:
+            step.backward(loss, None, -1, *args, **kwargs)
+        if step.backward_completed.live:
+            step.backward_completed.fire()
+
+    def say(self, message: str) -> None:
+        """Tell the user, on the first process."""
+        log.info(message)
+
+    def save_logger(self) -> None:
+        """Make the loggers write."""
+        if self.logger is not None and self.trainer.is_global_zero:
+            self.logger.save()
+
+    def flush_now(self) -> bool:
+        """Whether rows are to be written whatever the step."""
+        return self.stopping().should_stop
+
+    # ------------------------------------------------------------------ before and after a run
+
+    @contextmanager
+    def running(self, model: Any, stage: str) -> Iterator[None]:
+        """Connect the module for one run; it is free again afterwards, whatever happens."""
+        if model is not self.model:
+            self.forget()
+        self.model = model
+        self.stage, self.status = stage, TrainerState.RUNNING
+        model.trainer = self.trainer
+        model._recorder = self.recorder
+        for engine in (self.engine, *self.evaluators.values()):
+            engine.state.model, engine.state.scope = model, self.recorder
+        self.recorder.bind(self.state)
+        self.interrupted = False
+        try:
+            with self.interruption.listening():
+                yield
+        finally:
+            self.stage = None
+            self.recorder.hook = None
+            model._recorder = None
+
+    def forget(self) -> None:
+        """Begin from nothing: another model makes another run."""
+        state = self.state
+        state.max_epochs = state.max_iters = None
+        state.epoch = state.iteration = state.optimizer_steps = state.epoch_start = 0
+        state.settle()
+        self.parts = OptimizerSet()
+        self._fitted = False
+
+    def prepare_data(self) -> None:
+        """``prepare_data`` of the data module and of the module, each if it was not done before."""
+        if not self._prepares_here():
+            return
+        data = self.datamodule
+        if data is not None and not data.has_prepared_data:
+            data.prepare_data()
+        elif data is not None:
+            # Source: Lightning 1.1: a data module that is prepared stands for the module's own, too.
+            return
+        if overrides(self.model, "prepare_data", LightningModule):
+            self.recorder.hook = "prepare_data"
+            self.model.prepare_data()
+
+    def _prepares_here(self) -> bool:
+        trainer = self.trainer
+        rank = trainer.local_rank if self.settings.prepare_data_per_node else trainer.global_rank
+        return bool(rank == 0)
+
+    def setup(self, stage: str) -> None:
+        """``setup(stage)`` of the data module, the callbacks and the module."""
+        data = self.datamodule
+        done = {"fit": "has_setup_fit", "validate": "has_setup_validate", "test": "has_setup_test"}.get(stage)
+        if data is not None and not (done and getattr(data, done)):
+            data.setup(stage)
+        self.call("setup", stage)
+
+    def bind(self, *, training: bool) -> None:
+        """Attach the hooks that the module and the callbacks really override."""
+        if self.module_handler is not None:
+            self.handlers.remove(self.module_handler)
+        for callback in self.callbacks():
+            self.handlers.refresh(callback)
+        self.module_handler = ModuleHandler(self.model, self.recorder)
+        self.handlers.add(self.module_handler, origin=f"model={type(self.model).__name__}")
+        switches = ("on_validation_model_eval", "on_validation_model_train", "on_test_model_eval", "on_test_model_train")
+        own = any(overrides(self.model, name, LightningModule) for name in switches)
+        self.surroundings = Surroundings(self.model, set_mode=not own)
+        for stage in STAGES:
+            self.steps[stage] = evaluation_step(
+                self.model,
+                stage,
+                scope=self.recorder,
+                started=None if stage == "predict" else self.recorder.eval_batch_started,
+            )
+
+    def transfer(self) -> Callable[[Any], Any] | None:
+        """What brings a batch to the device; None where nothing has to be done."""
+        model, device = self.model, self.model.device
+        before = overrides(model, "on_before_batch_transfer", LightningModule)
+        after = overrides(model, "on_after_batch_transfer", LightningModule)
+        moves = device.type != "cpu"
+        if not (before or after or moves):
+            return None
+        own = overrides(model, "transfer_batch_to_device", LightningModule)
+
+        def bring(batch: Any) -> Any:
+            if before:
+                batch = model.on_before_batch_transfer(batch, 0)
+            if moves:
+                batch = model.transfer_batch_to_device(batch, device) if own else move_to_device(batch, device)
+            return model.on_after_batch_transfer(batch, 0) if after else batch
+
+        return bring
+
+    # ------------------------------------------------------------------ fit
+
+    def fit(self, model: Any, train: Any, val: Any, datamodule: Any) -> None:
+        """Train. See :meth:`leyden.Trainer.fit`."""
+        verify(model, "fit")
+        self.datamodule = datamodule
+        self.loaders.provide(model, datamodule, train_dataloader=train, val_dataloader=val)
+        if self.loaders.source("train_dataloader", LightningModule) is None:
+            raise MisconfigurationException(
+                f"no training data: pass train_dataloader= to fit, or define train_dataloader() on "
+                f"{type(model).__name__} or on a data module"
+            )
+        with self.running(model, "fit"):
+            self.prepare_data()
+            self.setup("fit")
+            self._prepare_training()
+            self.engine.fire_event(TrainerEvents.FIT_STARTED)
+            self.engine.fire_event(TrainerEvents.PRETRAIN_STARTED)
+            self.restore()
+            self.engine.fire_event(TrainerEvents.PRETRAIN_COMPLETED)
+            error = self._train()
+            if error is not None and not self.interrupted:
+                raise error
+            self.engine.fire_event(TrainerEvents.FIT_COMPLETED)
+            if datamodule is not None:
+                datamodule.teardown("fit")
+            self.call("teardown", "fit")
+            if self.status == TrainerState.RUNNING:
+                self.status = TrainerState.FINISHED
+
+    def _prepare_training(self) -> None:
+        model, settings = self.model, self.settings
+        if not self.parts.optimizers:
+            self.recorder.hook = "configure_optimizers"
+            self.parts = configured(model.configure_optimizers())
+        self.state.optimizers = self.parts.optimizers
+        extra = model.configure_callbacks() if overrides(model, "configure_callbacks", LightningModule) else None
+        if extra:
+            for callback in extra:
+                self.callback_list.append(callback)
+                self.handlers.add(callback, origin=f"{type(model).__name__}.configure_callbacks")
+        self.bind(training=True)
+        readers = ("on_train_epoch_end", "on_train_batch_end")
+        keep = any(overrides(model, name, LightningModule) for name in ("training_epoch_end", *readers)) or any(
+            callback.defines(name) for callback in self.callbacks() for name in readers
+        )
+        step = training_step(
+            model, self.parts, settings, scope=self.recorder, trainer=self.trainer, keep_outputs=keep
+        )
+        step.prepare(self.engine)
+        self.step = step
+        self.engine._process_function = step
+        if self.schedulers is not None:
+            self.handlers.remove(self.schedulers)
+            self.schedulers = None
+        if self.parts.schedulers:
+            self.schedulers = LRSchedulers(
+                self.parts.schedulers,
+                lambda: self.recorder.callback_metrics,
+                evaluator=self.evaluators["validate"],
+                warn=lambda message: warnings.warn(message, RuntimeWarning, stacklevel=2),
+            )
+            self.handlers.add(self.schedulers, origin="configure_optimizers")
+
+    def _train(self) -> BaseException | None:
+        """Sanity check, then epochs. Gives the exception that ended training, after the end hooks ran."""
+        error: BaseException | None = None
+        self.stopping().should_stop = False
+        try:
+            torch.set_grad_enabled(True)
+            self.request_validation()
+            self.sanity_check()
+            self.model.train()
+            self.request_training()
+            self._loop()
+            self._stopped_by_signal()
+        except BaseException as raised:  # every way out passes the end hooks, then goes on as it was
+            error = raised
+            self._failed(raised)
+        self.state.settle()
+        self._end_of_training(error)
+        return error
+
+    def _loop(self) -> None:
+        state, engine, settings = self.state, self.engine, self.settings
+        epochs = state.epoch - (1 if engine._machine.inside_epoch else 0)
+        limit = settings.max_epochs
+        done = epochs >= limit or (settings.max_steps is not None and state.optimizer_steps >= settings.max_steps)
+        if done or self.loaders.num_training_batches == 0:
+            if done and epochs:
+                log.info("nothing is left to train: %s epochs are done, max_epochs=%s", epochs, limit)
+            engine.fire_event(Events.STARTED)
+            return
+        engine.load_state_dict(
+            {
+                "iteration": state.iteration,
+                "epoch_length": None,
+                "max_epochs": limit,
+                "epoch": epochs,
+                "batch": 0,
+            }
+        )
+        engine.run(self.feed, max_epochs=limit)
+
+    def _stopped_by_signal(self) -> None:
+        if self.interruption.requested:
+            raise KeyboardInterrupt
+
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            if not self.interrupted:
+                self.interrupted = True
+                self.status = TrainerState.INTERRUPTED
+                log.warning("interrupted: training ends here, what is done is kept")
+                self.call("on_keyboard_interrupt", module=False)
+        self._noted(error, lambda: self.call("on_exception", error))
+
+    def _end_of_training(self, error: BaseException | None) -> None:
+        ended = self.engine.channel(TrainerEvents.TRAINING_ENDED)
+        if error is None:
+            if ended.live:
+                ended.fire()
+        else:
+            self._noted(error, lambda: ended.fire() if ended.live else None)
+
+    @staticmethod
+    def _noted(error: BaseException, action: Callable[[], Any]) -> None:
+        """Do something on the way out; what it raises is told, the first error goes on."""
+        try:
+            action()
+        except Exception as second:
+            warnings.warn(
+                f"while ending after {type(error).__name__}: {type(second).__name__}: {second}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def request_training(self) -> None:
+        """Ask for the training loader and make the feed of the engine."""
+        loaders, settings = self.loaders, self.settings
+        loaders.request_train(LightningModule, settings)
+        count = loaders.num_training_batches
+        self.state.num_batches = count
+        unknown = count == INFINITE
+        limit = None if unknown or count >= _length(loaders.train) else int(count)
+        self.feed = Feed(loaders.train, limit=limit, transfer=self.transfer())
+        if "Validation" in self.handlers:
+            self.handlers["Validation"].every_n_batches = loaders.val_check_batch(settings.val_check_interval)
+            self.handlers.refresh(self.handlers["Validation"])
+
+    def reload_training(self) -> None:
+        """Ask for the training loader again, for the epoch that begins."""
+        self.request_training()
+        self.engine.set_data(self.feed)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def restore(self) -> None:
+        """Continue from the checkpoint that was asked for, if any."""
+        path, self.checkpoint_to_restore = self.checkpoint_to_restore, None
+        if path is None:
+            return
+        if not os.path.exists(path) and "://" not in str(path):
+            warnings.warn(f"there is no checkpoint {path!s}: training starts from scratch", UserWarning, stacklevel=4)
+            return
+        checkpoint_state.restore(self.trainer, checkpoint_io.load(path, map_location="cpu"))
+
+    def save_checkpoint(self, path: Any, weights_only: bool) -> None:
+        """Write a checkpoint of the run as it is now."""
+        if self.model is None:
+            raise MisconfigurationException("save_checkpoint has no model: call fit(model) first")
+        folder = os.path.dirname(os.fspath(path))
+        if folder and "://" not in folder:
+            os.makedirs(folder, exist_ok=True)
+        checkpoint_io.save(checkpoint_state.dump(self.trainer, weights_only), path)
+        saved = self.engine.channel(TrainerEvents.CHECKPOINT_SAVED)
+        if saved.live:
+            saved.fire()
+
+    def resume_state(self) -> dict[str, Any]:
+        """Position and random numbers, as plain data."""
+        state = self.state
+        return {
+            "position": {
+                "iteration": state.iteration,
+                "optimizer_steps": state.optimizer_steps,
+                "epoch_done": state.iteration - state.epoch_start >= state.num_batches or not self.in_batch,
+            },
+        }
+
+    def load_resume_state(self, state: Any, epoch: int, global_step: int) -> None:
+        """Begin ``epoch`` (0-based) with ``global_step`` steps done."""
+        if epoch > self.settings.max_epochs:
+            raise MisconfigurationException(
+                f"the checkpoint is at the beginning of epoch {epoch}, but max_epochs={self.settings.max_epochs}: "
+                "raise max_epochs to go on"
+            )
+        position = (state or {}).get("position", {})
+        self.state.epoch = epoch
+        self.state.iteration = self.state.epoch_start = position.get("iteration", global_step)
+        self.state.optimizer_steps = global_step
+        self.state.settle()
+
+    def evaluate_alone(
+        self, stage: str, model: Any, loaders: Any, ckpt_path: Any, verbose: bool, datamodule: Any, later: Any
+    ) -> Any:
+        """See ``evaluating.py``."""
+        from leyden.evaluating import evaluate_alone
+
+        datamodule = self.trainer._connect(model, datamodule, (loaders, later))
+        return evaluate_alone(
+            self, stage, model, loaders if later is None else later, ckpt_path, verbose, datamodule
+        )
+
+    # ------------------------------------------------------------------ evaluation
+
+    @property
+    def validates(self) -> bool:
+        """Whether this run has a validation step and batches for it."""
+        model = self.model
+        return (
+            model is not None
+            and overrides(model, "validation_step", LightningModule)
+            and self.settings.limit_val_batches > 0
+            and bool(sum(self.loaders.num_batches.get("validate", [])) or not self._requested("validate"))
+            and self.loaders.source("val_dataloader", LightningModule) is not None
+        )
+
+    def _requested(self, stage: str) -> bool:
+        return stage in self.loaders.evaluation
+
+    def request_validation(self) -> None:
+        """Ask for the validation loaders where they will be used."""
+        self.loaders.evaluation.pop("validate", None)
+        self.loaders.num_batches.pop("validate", None)
+        if self.validates:
+            self.loaders.request_evaluation("validate", LightningModule, self.settings)
+
+    def sanity_check(self) -> None:
+        """Run a few validation batches before training, for their errors only."""
+        steps = self.settings.num_sanity_val_steps
+        if not steps or not self.validates:
+            return
+        self.sanity_checking = True
+        counts = self.loaders.num_batches["validate"]
+        self.sanity_batches = [min(count, steps) for count in counts]
+        self.engine.fire_event(TrainerEvents.SANITY_CHECK_STARTED)
+        try:
+            self.evaluate("validate", "sanity", limits=self.sanity_batches)
+        finally:
+            self.sanity_checking = False
+        self.engine.fire_event(TrainerEvents.SANITY_CHECK_COMPLETED)
+
+    def validate_in_training(self, on_epoch: bool) -> None:
+        """One validation inside fit."""
+        if self.validates:
+            if self.settings.reload_dataloaders_every_epoch:
+                self.request_validation()
+            self.evaluate("validate", "validate", on_epoch=on_epoch)
+
+    def evaluate(
+        self, stage: str, name: str, *, limits: list[float] | None = None, on_epoch: bool = False
+    ) -> Any:
+        """Run one evaluation engine over its loaders and give the results."""
+        engine = self.evaluators[stage]
+        state: Any = engine.state
+        loaders = self.loaders.evaluation[stage]
+        counts = self.loaders.num_batches[stage] if limits is None else limits
+        state.num_loaders = len(loaders)
+        state.on_epoch = on_epoch
+        hook, self.recorder.hook = self.recorder.hook, None
+        self.recorder.eval_started(name, len(loaders))
+        feed = EvalFeed(state, loaders, counts, self.transfer())
+        try:
+            with self.surroundings.entered():
+                results = evaluate(engine, feed)
+        finally:
+            self.recorder.eval_finished()
+            self.recorder.hook = hook
+        if engine.phase is Phase.INTERRUPTED:
+            raise KeyboardInterrupt
+        return results
+
+
+def _length(loader: Any) -> float:
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return INFINITE
+
+
+def datamodule_of(model: Any, given: Any) -> Any:
+    """The data module of a run: the one given, else the one the module brings."""
+    found = given if given is not None else getattr(model, "datamodule", None)
+    if found is not None and not isinstance(found, LightningDataModule):
+        raise MisconfigurationException(
+            f"datamodule={found!r} is a {type(found).__name__}: pass a LightningDataModule, or loaders by name"
+        )
+    return found
+

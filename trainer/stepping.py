@@ -1,0 +1,156 @@
+"""From a LightningModule to the process functions of the engines."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+
+from leyden.engine.errors import MisconfigurationException, ReportedValue
+from leyden.engine.step import TrainingStep
+from leyden.handlers.evaluation import EvaluationStep
+from leyden.handlers.hooks import accepted
+from leyden.module import LightningModule
+from leyden.optimizers import OptimizerSet
+from leyden.overrides import overrides
+
+__all__ = ["evaluation_step", "training_step", "verify"]
+
+STEPS = {"validate": "validation", "test": "test", "predict": "predict"}
+
+
+def verify(model: Any, stage: str, *, has_loader: bool = True) -> None:
+    """Check that the module has what the loop needs, before anything of it runs.
+
+    Raises:
+        MisconfigurationException: naming the method that is missing.
+    """
+    if not isinstance(model, LightningModule):
+        raise MisconfigurationException(
+            f"the model is a {type(model).__name__}, not a LightningModule: derive it from leyden.LightningModule, or "
+            "compose leyden.engine.Engine with handlers yourself"
+        )
+    if stage != "fit":
+        name = f"{STEPS[stage]}_step"
+        if stage != "predict" and not overrides(model, name, LightningModule):
+            raise MisconfigurationException(f"{type(model).__name__} has no {name}(): define it to run this loop")
+        return
+    for name in ("training_step", "configure_optimizers"):
+        if not overrides(model, name, LightningModule):
+            raise MisconfigurationException(f"{type(model).__name__} has no {name}(): fit cannot train without it")
+
+
+def training_step(
+    model: Any, parts: OptimizerSet, settings: Any, *, scope: Any, trainer: Any, keep_outputs: bool
+) -> TrainingStep:
+    """The step of one batch, told only what this module really overrides."""
+    manual = not _automatic(model, settings)
+    step = model.training_step
+    several = len(parts.optimizers) > 1
+    takes_index = several and _names(step, "optimizer_idx")
+    if several and not takes_index and not manual:
+        raise ReportedValue(
+            f"{type(model).__name__} has {len(parts.optimizers)} optimizers, but its training_step takes no "
+            "'optimizer_idx': add that argument, or optimize by hand (self.automatic_optimization = False)"
+        )
+    split = settings.truncated_bptt_steps
+    if split is not None and not _names(step, "hiddens"):
+        raise MisconfigurationException(
+            f"truncated_bptt_steps={split} hands hidden states on, but the training_step of {type(model).__name__} "
+            "takes no 'hiddens': add that argument"
+        )
+    has = {name: overrides(model, name, LightningModule) for name in HOOKED}
+    if settings.accumulate_grad_batches not in (1, {0: 1}) and not manual:
+        for name in ("optimizer_step", "optimizer_zero_grad"):
+            if has[name]:
+                raise MisconfigurationException(
+                    f"accumulate_grad_batches={settings.accumulate_grad_batches} and an overridden {name} do not go "
+                    "together, both decide when to step: use accumulate_grad_batches=1 or remove the override"
+                )
+
+    def own_optimizer_step(optimizer: Any, index: int, closure: Callable[[], Any]) -> Any:
+        scope.hook = "optimizer_step"
+        return model.optimizer_step(
+            trainer.current_epoch,
+            trainer.batch_idx,
+            optimizer,
+            index,
+            closure,
+            on_tpu=False,
+            using_native_amp=False,
+            using_lbfgs=type(optimizer.optimizer).__name__ == "LBFGS",
+        )
+
+    def own_zero_grad(optimizer: Any, index: int) -> Any:
+        return model.optimizer_zero_grad(trainer.current_epoch, trainer.batch_idx, optimizer, index)
+
+    return TrainingStep(
+        step,
+        parts.optimizers,
+        manual=manual,
+        takes_batch_idx=accepted(step, 0) != 1,
+        takes_optimizer_idx=takes_index,
+        frequencies=parts.frequencies,
+        split=(lambda batch: model.tbptt_split_batch(batch, split)) if split is not None else None,
+        step_end=model.training_step_end if has["training_step_end"] else None,
+        backward=model.backward if has["backward"] else None,
+        optimizer_step=own_optimizer_step if has["optimizer_step"] else None,
+        zero_grad=own_zero_grad if has["optimizer_zero_grad"] else None,
+        toggle=model.toggle_optimizer if several and not manual else None,
+        untoggle=(lambda optimizer, index: model.untoggle_optimizer(optimizer)) if several and not manual else None,
+        keep_outputs=keep_outputs,
+        on_none=_NoneWarning(),
+        scope=scope,
+    )
+
+
+HOOKED = ("training_step_end", "backward", "optimizer_step", "optimizer_zero_grad")
+
+
+class _NoneWarning:
+    """Warns once a run that a step returned None."""
+
+    def __init__(self) -> None:
+        self.warned = False
+
+    def __call__(self) -> None:
+        if not self.warned:
+            self.warned = True
+            warnings.warn(
+                "training_step returned None: this batch changes no parameter; return None only to skip a batch",
+                UserWarning,
+                stacklevel=5,
+            )
+
+
+def evaluation_step(model: Any, stage: str, *, scope: Any, started: Callable[..., Any] | None) -> EvaluationStep:
+    """The step of one evaluation batch."""
+    name = f"{STEPS[stage]}_step"
+    step = getattr(model, name)
+    end = f"{name}_end"
+    takes = accepted(step, 0)
+    return EvaluationStep(
+        step,
+        name=name,
+        step_end=getattr(model, end) if stage != "predict" and overrides(model, end, LightningModule) else None,
+        takes=takes,
+        started=started,
+        scope=scope,
+    )
+
+
+def _automatic(model: Any, settings: Any) -> bool:
+    if settings.automatic_optimization is not None and "automatic_optimization" in settings.given:
+        return bool(settings.automatic_optimization)
+    return bool(model.automatic_optimization)
+
+
+def _names(function: Callable[..., Any], name: str) -> bool:
+    import inspect
+
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return True
+    return name in parameters or any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
+
+
