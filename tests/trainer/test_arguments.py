@@ -30,8 +30,8 @@ parse = TrainerConfig.parse
 class Trainer:
     """A facade: the signature of the Trainer, and nothing but its configuration."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        self.config = TrainerConfig.parse(**kwargs)
+    def __init__(self, logger: Any = True, **kwargs: Any) -> None:
+        self.config = TrainerConfig.parse(logger=logger, **kwargs)
 
 
 _self = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
