@@ -1,6 +1,6 @@
 """The event engine: knows nothing of Lightning, imports torch and ignite only."""
 
-from leyden.engine.dispatch import Channel, Entry
+from leyden.engine.dispatch import Channel
 from leyden.engine.engine import Engine
 from leyden.engine.events import (
     CallableEventWithFilter,
@@ -13,6 +13,7 @@ from leyden.engine.events import (
 )
 from leyden.engine.filters import Filter
 from leyden.engine.phases import IllegalMove, Move, Phase
+from leyden.engine.records import Entry
 
 __all__ = [
     "CallableEventWithFilter",

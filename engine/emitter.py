@@ -12,15 +12,7 @@ from typing import Any
 import ignite.engine.engine
 from ignite.engine.utils import _check_signature
 
-from leyden.engine.dispatch import (
-    ORDER,
-    Channel,
-    Entry,
-    FilteredHandler,
-    Hub,
-    Record,
-    Registry,
-)
+from leyden.engine.dispatch import Channel, Hub, Registry
 from leyden.engine.events import (
     CallableEventWithFilter,
     EventEnum,
@@ -30,6 +22,7 @@ from leyden.engine.events import (
     State,
 )
 from leyden.engine.phases import Machine, Phase
+from leyden.engine.records import ORDER, Entry, FilteredHandler, Record
 
 __all__ = ["Emitter"]
 
@@ -75,7 +68,6 @@ class Emitter(ignite.engine.engine.Engine):
             )
         )
         super().__init__(process_function)
-        self._event_handlers = self._registry  # type: ignore[assignment]
         self.logger = logging.getLogger(f"{__name__}.{type(self).__name__}")
         self.state = RunState(self._hub.counters)
 
@@ -88,8 +80,9 @@ class Emitter(ignite.engine.engine.Engine):
 
         Args:
             event_names: strings, or members of an ``EventEnum``.
-            event_to_attr: for events that are counted, the attribute of the state that counts them;
-                filters such as ``every=`` need it. Unlike with ignite it holds for this engine only.
+            event_to_attr: for events that are counted, the attribute of the state that counts
+                them; filters such as ``every=`` need it. Unlike with ignite it holds for this
+                engine only.
 
         Raises:
             TypeError: an event is neither a string nor a member of an ``EventEnum``.
@@ -168,7 +161,7 @@ class Emitter(ignite.engine.engine.Engine):
 
         Args:
             event_name: an event, with a filter or not, or several joined by ``|``.
-            handler: the function. The engine is its first argument if its signature has room for it.
+            handler: the function. The engine is its first argument if its signature has room.
             args: further arguments.
             kwargs: further keyword arguments.
 
@@ -230,6 +223,8 @@ class Emitter(ignite.engine.engine.Engine):
     ) -> Callable[..., Any]:
         """Check a handler, put it in its list, and return what was put there."""
         self._assert_allowed_event(event)
+        if not callable(handler):
+            raise TypeError(f"handler {handler!r} for {event} is not callable: pass a function")
         given: tuple[Any, ...] = args
         if event == Events.EXCEPTION_RAISED:
             given = (Exception(), *args)
@@ -239,8 +234,8 @@ class Emitter(ignite.engine.engine.Engine):
         if isinstance(event, CallableEventWithFilter) and event.filter is not None:
             if self._hub.counter(event) is None:
                 raise ValueError(
-                    f"{event} has a filter, but nothing counts {event.name}: register the event with "
-                    "register_events(event, event_to_attr={event: name of an attribute of "
+                    f"{event} has a filter, but nothing counts {event.name}: register the event "
+                    "with register_events(event, event_to_attr={event: name of an attribute of "
                     "engine.state}), or attach without a filter"
                 )
             handler = self._handler_wrapper(handler, event, event.filter)
@@ -280,6 +275,15 @@ class Emitter(ignite.engine.engine.Engine):
                 f"and its signature does not allow that ({error})"
             ) from None
         return True
+
+    @property
+    def _event_handlers(self) -> Registry:  # type: ignore[override]
+        return self._registry
+
+    @_event_handlers.setter
+    def _event_handlers(self, handlers: Mapping[Any, Any]) -> None:
+        self._registry.clear()
+        self._registry.update(handlers)
 
     def _handler_wrapper(
         self, handler: Callable[..., Any], event_name: Any, event_filter: Callable[..., Any]
@@ -353,6 +357,6 @@ class Emitter(ignite.engine.engine.Engine):
         self._wake()
 
     def _wake(self) -> None:
-        # The loop looks at requests only where it attends to an event, so make it attend to the next.
+        # The loop looks at requests only where it attends to an event: make it attend to the next.
         for channel in self._hot:
             channel.due = -1

@@ -1,23 +1,23 @@
 """The engine: ignite's contract, with its own run loop.
 
-What a run is made of, from the outside in: :meth:`Engine.run` checks its arguments and decides whether
-this is a new run or the rest of an old one; ``_internal_run`` makes the moves that begin and end it;
-``_run_epochs`` goes through the epochs; ``_run_batches`` is the loop over batches, the only one. The
-phases and the requests to stop are in ``phases.py``, what happens at an event is in ``dispatch.py``,
-attaching is in ``emitter.py``.
+What a run is made of, from the outside in: :meth:`Engine.run` checks its arguments and decides
+whether this is a new run or the rest of an old one; ``_internal_run`` makes the moves that begin
+and end it; ``_run_epochs`` goes through the epochs; ``_run_batches`` is the loop over batches, the
+only one. The rest of the engine is beside this file: attaching and firing in ``emitter.py``,
+position and data in ``position.py``, the phases and the requests to stop in ``phases.py``, what
+happens at an event in ``dispatch.py``.
 """
 
 import math
 import time
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from leyden.engine.emitter import Emitter
 from leyden.engine.events import Events, State
 from leyden.engine.filters import NEVER
 from leyden.engine.phases import FETCHING, STEPPING, Move, Phase
+from leyden.engine.position import Resumable
 
 __all__ = ["Engine"]
 
@@ -38,7 +38,7 @@ class _Silent:
 
 
 class _Leave(BaseException):
-    """The run leaves its loops: _Paused, _Terminated or _EpochTerminated. Never leaves this file."""
+    """The run leaves its loops, in one of three ways. Never seen outside of this file."""
 
 
 class _Paused(_Leave):
@@ -53,18 +53,19 @@ class _EpochTerminated(_Leave):
     pass
 
 
-class Engine(Emitter):
+class Engine(Resumable):
     """Run a function over batches of data, and fire events on the way.
 
     An ``ignite.engine.Engine`` in every respect: what attaches to that attaches to this.
 
     Args:
-        process_function: called with (engine, batch) for each batch; what it returns is `state.output`.
-        data_ends_epoch: when True, an epoch ends with the data or after `epoch_length` batches, whichever
-            comes first. The iterator of an epoch is made when the handlers of EPOCH_STARTED have run
-            and is never restarted inside the epoch; an unknown length stays unknown; an epoch without
-            batches is an epoch. When False (ignite's way) one iterator goes through all epochs, is
-            restarted where it ends, and the first epoch of unknown length fixes the length.
+        process_function: called with (engine, batch); what it returns becomes ``state.output``.
+        data_ends_epoch: when True, an epoch ends with the data or after `epoch_length` batches,
+            whichever comes first. The iterator of an epoch is made when the handlers of
+            EPOCH_STARTED have run and is never restarted inside the epoch; an unknown length stays
+            unknown; an epoch without batches is an epoch. When False (ignite's way) one iterator
+            goes through all epochs and is restarted where it ends, and the first epoch of unknown
+            length fixes the length.
         reraise: when True, an exception ends the run and reaches the caller as it was raised, after
             all listeners of EXCEPTION_RAISED ran. When False (ignite's way) a listener swallows it;
             one that came from a batch then only ends the epoch.
@@ -76,10 +77,12 @@ class Engine(Emitter):
     Example:
         >>> from leyden.engine import Engine, Events
         >>> engine = Engine(lambda engine, batch: batch * 2)
-        >>> handle = engine.listen(Events.EPOCH_COMPLETED, lambda engine: print(engine.state.output))
+        >>> def show(engine):
+        ...     print(engine.state.epoch, engine.state.output)
+        >>> handle = engine.listen(Events.EPOCH_COMPLETED, show)
         >>> state = engine.run([1, 2, 3], max_epochs=2)
-        6
-        6
+        1 6
+        2 6
     """
 
     last_event_name: Any
@@ -91,9 +94,6 @@ class Engine(Emitter):
         data_ends_epoch: bool = False,
         reraise: bool = False,
     ) -> None:
-        self.data_ends_epoch = data_ends_epoch
-        # Batches of the running epoch are counted from here: state.iteration - origin.
-        self._origin = 0
         # The iteration at which the epoch ends, and what it was computed from.
         self._end = -1
         self._length_seen: int | None = None
@@ -101,93 +101,7 @@ class Engine(Emitter):
         self._paused_at: Any = None
         self._reported: BaseException | None = None
         self._run_clock = self._epoch_clock = 0.0
-        self._iterator: Iterator[Any] | None = None
-        super().__init__(process_function, reraise=reraise)
-
-    # Position.
-
-    @property
-    def epoch_iteration(self) -> int:
-        """How many batches of the running epoch, or of the epoch that was stopped, were begun."""
-        if not self._machine.inside_epoch:
-            return self._init_iter or 0
-        return self.state.iteration - self._origin
-
-    @property
-    def inside_epoch(self) -> bool:
-        """Whether the run is, or was stopped, between EPOCH_STARTED and EPOCH_COMPLETED."""
-        return self._machine.inside_epoch
-
-    @property
-    def _dataloader_iter(self) -> Iterator[Any] | None:
-        return self._iterator
-
-    @_dataloader_iter.setter
-    def _dataloader_iter(self, iterator: Iterator[Any] | None) -> None:
-        self._iterator = iterator
-        self._wake()  # the loop holds the old one
-
-    @property
-    def _internal_run_generator(self) -> Any:
-        """ignite's mark of an interrupted run; there is no generator here."""
-        return self if self._machine.phase is Phase.INTERRUPTED else None
-
-    @_internal_run_generator.setter
-    def _internal_run_generator(self, value: None) -> None:
-        if value is None and self._machine.phase is Phase.INTERRUPTED:
-            self._machine.move(Move.RESTORE)
-            self._dataloader_iter = None
-
-    def set_data(self, data: Iterable[Any]) -> None:
-        """Take the next batch from other data. The length of the epoch does not change.
-
-        Args:
-            data: batches. With `data_ends_epoch` and outside of an epoch's batches, it is not iterated
-                before the next epoch begins.
-        """
-        self.state.dataloader = data
-        if not self.data_ends_epoch or self._machine.phase in (FETCHING, STEPPING):
-            self._dataloader_iter = iter(data)
-
-    def state_dict(self) -> "OrderedDict[str, Any]":
-        """Return the position of the run as plain data.
-
-        As ignite's: ``iteration``, ``epoch_length``, ``max_epochs`` or ``max_iters``, and the user's keys.
-        With `data_ends_epoch` the epoch does not follow from these, so there are also ``epoch``, the
-        number of epochs completed, and ``batch``, how many batches of the next one were begun.
-        """
-        state = super().state_dict()
-        if self.data_ends_epoch:
-            state["epoch"] = self.state.epoch - (1 if self._machine.inside_epoch else 0)
-            state["batch"] = self.epoch_iteration
-        return state
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over a position; the next :meth:`run` goes on from there.
-
-        Args:
-            state_dict: see :meth:`state_dict`; ignite's with ``iteration`` or ``epoch`` as well.
-
-        Raises:
-            IllegalMove: the run is in the middle of an epoch.
-        """
-        machine = self._machine
-        machine.check(
-            Move.RESTORE, "Load before run(), or in a handler of STARTED or EPOCH_COMPLETED"
-        )
-        if self.data_ends_epoch and isinstance(state_dict, Mapping) and "batch" in state_dict:
-            rest = {k: v for k, v in state_dict.items() if k not in ("epoch", "batch")}
-            super().load_state_dict({**rest, "iteration": 0})
-            self.state.epoch = state_dict["epoch"]
-            self.state.iteration = state_dict["iteration"]
-            self._init_iter = state_dict["batch"]
-        else:
-            super().load_state_dict(state_dict)
-            self._init_iter = None
-        if machine.move(Move.RESTORE) is Phase.IDLE:
-            self._dataloader_iter = None
-
-    # The run.
+        super().__init__(process_function, data_ends_epoch=data_ends_epoch, reraise=reraise)
 
     def run(
         self,
@@ -198,16 +112,18 @@ class Engine(Emitter):
     ) -> State:
         """Run the process function over the batches of `data`.
 
-        A run that was interrupted, or a restored one, goes on. A run that was terminated or that failed goes on
-        with its next epoch if it has one left. Anything else begins at epoch 1; setting
-        ``engine.state.max_epochs = None`` makes it do so.
+        A run that was interrupted, or a restored one, goes on. A run that was terminated or that
+        failed goes on with its next epoch if it has one left; to go on inside that epoch, do
+        ``engine.load_state_dict(engine.state_dict())`` first. Anything else begins at epoch 1;
+        setting ``engine.state.max_epochs = None`` makes every run do so.
 
         Args:
             data: the batches; None gives ``None`` as each batch and needs an `epoch_length`.
             max_epochs: how many epochs; 1 if neither this nor `max_iters` is given.
             max_iters: how many batches in all, instead of `max_epochs`.
-            epoch_length: how many batches make an epoch; the length of `data` if it has one, otherwise
-                the first epoch tells. With `data_ends_epoch` it is an upper bound, without a default.
+            epoch_length: how many batches make an epoch; the length of `data` if it has one,
+                otherwise the first epoch tells. With `data_ends_epoch` it is an upper bound, and
+                has no default.
 
         Returns:
             The state.
@@ -256,88 +172,6 @@ class Engine(Emitter):
             state.dataloader = data
         return self._internal_run()
 
-    def _begin_anew(
-        self,
-        data: Iterable[Any] | None,
-        max_epochs: int | None,
-        max_iters: int | None,
-        epoch_length: int | None,
-    ) -> None:
-        state = self.state
-        if epoch_length is None and data is not None:
-            epoch_length = self._length(data)
-        if epoch_length is None and not (self.data_ends_epoch and data is not None):
-            epoch_length = state.epoch_length
-        self._check_length(data, epoch_length)
-        if max_iters is None and max_epochs is None:
-            max_epochs = 1
-        for name, value in (("max_epochs", max_epochs), ("max_iters", max_iters)):
-            if value is not None and value < 1:
-                raise ValueError(
-                    f"Argument {name} is invalid. Please, set a correct {name} positive value, "
-                    f"got {value}"
-                )
-        self._internal_run_generator = None
-        state.iteration = state.epoch = 0
-        state.max_epochs, state.max_iters = max_epochs, max_iters
-        state.epoch_length = epoch_length
-        self._init_iter = None
-        if max_iters is not None:
-            self.logger.info("Engine run starting with max_iters=%s.", max_iters)
-        else:
-            self.logger.info("Engine run starting with max_epochs=%s.", max_epochs)
-
-    def _go_on(self, data: Iterable[Any] | None, epoch_length: int | None) -> None:
-        state = self.state
-        known = state.epoch_length
-        if known is None or (self.data_ends_epoch and self.phase is not Phase.INTERRUPTED):
-            if epoch_length is None and data is not None and known is None:
-                epoch_length = self._length(data)
-            epoch_length = known if epoch_length is None else epoch_length
-            self._check_length(data, epoch_length)
-            state.epoch_length = epoch_length
-        elif epoch_length is not None and epoch_length != known:
-            raise ValueError(
-                "Argument epoch_length should be same as in the state, "
-                f"but given {epoch_length} vs {known}"
-            )
-        if self.phase in (Phase.TERMINATED, Phase.FAILED):
-            self._init_iter = 0  # what was left of that epoch is not run
-        until = f"{state.max_epochs} epochs"
-        if state.max_iters is not None:
-            until = f"{state.max_iters} iterations"
-        self.logger.info(
-            "Engine run resuming from iteration %s, epoch %s until %s",
-            state.iteration,
-            state.epoch,
-            until,
-        )
-
-    def _length(self, data: Iterable[Any]) -> int | None:
-        # Where the data ends the epoch, its length is not ours to know.
-        return None if self.data_ends_epoch else self._get_data_length(data)
-
-    def _check_length(self, data: Iterable[Any] | None, epoch_length: int | None) -> None:
-        if epoch_length is None:
-            if data is None:
-                raise ValueError(
-                    "epoch_length should be provided if data is None: "
-                    "nothing else says how many batches an epoch has"
-                )
-        elif epoch_length < (0 if self.data_ends_epoch else 1):
-            raise ValueError(
-                "Input data has zero size. Please provide non-empty data, "
-                f"or an epoch_length above 0 (it is {epoch_length})"
-            )
-
-    def _done(self) -> bool:
-        state = self.state
-        if not self.data_ends_epoch:
-            return self._is_done(state)
-        if state.max_iters is not None and state.iteration >= state.max_iters:
-            return True
-        return state.max_epochs is not None and state.epoch >= state.max_epochs
-
     def _internal_run(self) -> State:
         machine, state = self._machine, self.state
         resume = self._paused_at if machine.phase is Phase.INTERRUPTED else None
@@ -352,9 +186,11 @@ class Engine(Emitter):
                     self._init_timers(state)
                     self._fire(Events.STARTED)
                 self._run_epochs(resume)
-                machine.move(Move.COMPLETE)
+                end = Move.COMPLETE
             except _Terminated:
-                machine.move(Move.TERMINATE)
+                end = Move.TERMINATE
+            machine.move(end)
+            if end is Move.TERMINATE:
                 self._registry.channel(Events.TERMINATE).fire()
             times = self.state.times
             times[Events.COMPLETED.name] = time.perf_counter() - self._run_clock
@@ -401,6 +237,7 @@ class Engine(Emitter):
                 resume = None
                 self.state.epoch += 1
                 machine.move(Move.BEGIN_EPOCH)
+                self._origin = self.state.iteration - (self._init_iter or 0)
                 self._epoch_clock = time.perf_counter()
                 self._fire(Events.EPOCH_STARTED)
             if resume in (None, Events.EPOCH_STARTED):
@@ -412,11 +249,6 @@ class Engine(Emitter):
                 self._run_batches(resume)
             except _EpochTerminated:
                 how = Move.TERMINATE_EPOCH
-                self._fire_event(
-                    Events.TERMINATE_SINGLE_EPOCH, iter_counter=self.state.iteration - self._origin
-                )
-                if not self.data_ends_epoch:
-                    self._setup_dataloader_iter()
             except Exception as error:
                 if self.reraise or not self._registry.channel(Events.EXCEPTION_RAISED).live:
                     raise
@@ -426,6 +258,10 @@ class Engine(Emitter):
                 except BaseException as another:
                     self._reported = another  # the listeners know: do not tell them again
                     raise
+            if how is Move.TERMINATE_EPOCH:
+                self._fire_event(Events.TERMINATE_SINGLE_EPOCH, iter_counter=self.epoch_iteration)
+                if not self.data_ends_epoch:
+                    self._setup_dataloader_iter()
             self._close_epoch(how)
 
     def _open_epoch(self) -> None:
@@ -439,7 +275,7 @@ class Engine(Emitter):
 
     def _close_epoch(self, how: Move) -> None:
         machine, state = self._machine, self.state
-        empty = state.iteration == self._origin
+        empty = how is Move.END_EPOCH and state.iteration == self._origin
         if self.data_ends_epoch:
             self._dataloader_iter = None
         machine.move(how)
@@ -465,14 +301,15 @@ class Engine(Emitter):
     def _run_batches(self, resume: Any) -> None:
         """Run the batches of one epoch, or the rest of them after an interruption.
 
-        This is the way of every iteration: it looks at no handler, filter or request unless a channel's
-        ``due`` says so (who asks the run to stop sets it, see ``_wake``), and it reads again what a
-        handler may have changed only where one ran.
+        This is the way of every iteration: it looks at no handler, filter or request unless a
+        channel's ``due`` says so (who asks the run to stop sets it, see ``_wake``), and it reads
+        again what a handler may have changed only where one ran. With neither it costs 0.1 us.
 
-        To resume, the iteration that was interrupted is gone through once more with the channels
-        silent that were fired already, and the batch that was fetched already handed out again. At its
-        ITERATION_COMPLETED everything is put back.
+        To resume, the iteration that was interrupted is gone through once more with those channels
+        silent that were fired already, and with the batch that was fetched already handed out
+        again. At its ITERATION_COMPLETED everything is put back.
         """
+        # No local variable may hold the batch: it would live until the next one is made.
         machine, state = self._machine, self.state
         get, got, started, completed = self._hot
         if state.dataloader is None:  # without data there is nothing to fetch
@@ -497,9 +334,8 @@ class Engine(Emitter):
             state.batch = None  # let go of the last batch before the next one is made
             if it >= get.due:
                 state, it, end, batches = self._attend(get, it)
-            try:
-                state.batch = next(batches)
-            except StopIteration:
+            state.batch = next(batches, _NO_BATCH)
+            if state.batch is _NO_BATCH:
                 if not self._refill():
                     return
                 state, it, end, batches = self._look(it)
@@ -542,8 +378,8 @@ class Engine(Emitter):
         """Read again what the loop keeps in local variables.
 
         Returns:
-            The state; its iteration; the iteration at which the epoch ends, -1 if only the data tells;
-            and the iterator of the data.
+            The state; its iteration; the iteration at which the epoch ends, -1 if only the data
+            tells; and the iterator of the data.
         """
         state = self.state
         now = state.iteration
@@ -582,7 +418,7 @@ class Engine(Emitter):
         raise _Paused
 
     def _refill(self, restart_only: bool = False) -> bool:
-        """Deal with the end of the data: get the next batch from a new iterator, if that is the way.
+        """Deal with the end of the data: take the next batch from a new iterator, or none.
 
         Args:
             restart_only: the event was fired before the run was interrupted.
@@ -591,6 +427,7 @@ class Engine(Emitter):
             Whether there is a batch, in ``state.batch``; if not, the epoch is over.
         """
         state = self.state
+        state.batch = None
         if self.data_ends_epoch:
             return False
         if state.epoch_length is None:
@@ -605,11 +442,12 @@ class Engine(Emitter):
             return False
         if state.dataloader is not None and not restart_only:
             self._fire(Events.DATALOADER_STOP_ITERATION)
+            state = self.state
         self._setup_dataloader_iter()
         assert self._iterator is not None
-        try:
-            self.state.batch = next(self._iterator)
-        except StopIteration:
+        state.batch = next(self._iterator, _NO_BATCH)
+        if state.batch is _NO_BATCH:
+            state.batch = None
             if not self._done():
                 total = state.max_iters
                 if state.max_epochs is not None:
@@ -625,11 +463,13 @@ class Engine(Emitter):
 
     def _handle_exception(self, e: BaseException) -> None:
         """Tell the listeners of EXCEPTION_RAISED; raise again if there are none, or if told to."""
-        live = self._registry.channel(Events.EXCEPTION_RAISED).live
-        if live:
+        channel = self._registry.channel(Events.EXCEPTION_RAISED)
+        heard = bool(channel.handlers)
+        if channel.live:
             self._fire_event(Events.EXCEPTION_RAISED, e)
-        if self.reraise or not self._registry.channel(Events.EXCEPTION_RAISED).handlers:
+        if self.reraise or not heard:
             raise e
 
 
 _SILENT: Any = _Silent()
+_NO_BATCH: Any = object()

@@ -90,8 +90,8 @@ _FACTORIES = {
 def read_filter(test: Callable[[Any, Any], Any]) -> Filter:
     """Find out what an event's filter function computes.
 
-    ignite keeps the arguments of ``every=``, ``once=``, ``before=`` and ``after=`` only in the closure of
-    the function that it makes. What does not look exactly like one of those is opaque.
+    ignite keeps the arguments of ``every=``, ``once=``, ``before=`` and ``after=`` only in the
+    closure of the function that it makes. What does not look exactly like one of those is opaque.
 
     Args:
         test: ``event.filter`` of an event with a filter.

@@ -17,8 +17,8 @@ Two kinds of phases:
   the running phase from which the last three were reached; with the engine's counters it is all
   that the place of a stopped run consists of, and it is plain data.
 
-``terminate()``, ``terminate_epoch()`` and ``interrupt()`` may come at any time: from a handler, from
-the process function, from the data, from a signal handler or another thread. They cannot move
+``terminate()``, ``terminate_epoch()`` and ``interrupt()`` may come at any time: from a handler,
+from the process function, from the data, from a signal handler or another thread. They cannot move
 the machine themselves, since the code that asks is in the middle of something. They leave a
 *request*, and the engine makes the move when the handlers of the next event have run (of the
 current event, if a handler asked). Several requests: terminate wins over terminate_epoch, that
