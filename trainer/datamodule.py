@@ -5,7 +5,7 @@ import inspect
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from inspect import getattr_static
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -217,7 +217,7 @@ class LightningDataModule(DataHooks, HyperParameters):
         """
         from leyden.arguments import from_argparse_args
 
-        return cast(_Made, from_argparse_args(cls, args, **kwargs))
+        return from_argparse_args(cls, args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

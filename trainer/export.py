@@ -42,7 +42,9 @@ def to_torchscript(
             compiled: Any = torch.jit.script(self, **kwargs)
         else:
             inputs = _example(self, example_inputs, "example_inputs")
-            compiled = torch.jit.trace(func=self, example_inputs=inputs, **kwargs)
+            compiled = torch.jit.trace(  # type: ignore[no-untyped-call]
+                func=self, example_inputs=inputs, **kwargs
+            )
     if file_path is not None:
         torch.jit.save(compiled, str(file_path))
     return compiled
@@ -101,7 +103,7 @@ def as_deployed(module: nn.Module) -> Iterator[None]:
     The mode of each submodule comes back: one that was in evaluation mode alone stays so.
     """
     modes = [(part, part.training) for part in module.modules()]
-    hidden = {
+    hidden: dict[nn.Module, dict[str, Any]] = {
         part: {
             name: part.__dict__.pop(name)
             for name in ("trainer", "_recorder")

@@ -94,7 +94,7 @@ def _by_pyyaml(text: str, name: str, beyond: _Beyond) -> Any:
 
 def _lines(text: str) -> list[tuple[int, str]]:
     """Return (indentation, content) of each line that is not blank, without comments."""
-    found = []
+    found: list[tuple[int, str]] = []
     for line in text.splitlines():
         content = _without_comment(line).rstrip()
         bare = content.lstrip(" ")

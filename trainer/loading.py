@@ -3,62 +3,49 @@
 import inspect
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from leyden.hparams import AttributeDict
 from leyden.hparams_files import read_hparams
 
-if TYPE_CHECKING:
-    from leyden.module import LightningModule
-
-__all__ = ["load_from_checkpoint"]
-
-_Module = TypeVar("_Module", bound="LightningModule")
+_Module = TypeVar("_Module")
 
 
-def load_from_checkpoint(
+def load_module(
     cls: type[_Module],
-    checkpoint_path: str | Path,
-    map_location: Any = None,
-    hparams_file: str | Path | None = None,
-    strict: bool = True,
-    trust_checkpoint: bool = False,
-    **kwargs: Any,
+    path: str | Path,
+    map_location: Any,
+    hparams_file: str | Path | None,
+    strict: bool,
+    trust: bool,
+    given: dict[str, Any],
 ) -> _Module:
-    """Build the module with the hyper-parameters of a checkpoint, and load its weights.
+    """Build a module from a checkpoint; see ``LightningModule.load_from_checkpoint``.
 
     Args:
         cls: The class of the module.
-        checkpoint_path: The file.
-        map_location: Where its tensors go, as in ``torch.load``; None: to the CPU.
-        hparams_file: A ``.yaml``, ``.yml`` or ``.csv`` file; its hyper-parameters replace those
-            saved.
+        path: The checkpoint.
+        map_location: Where its tensors go; None: to the CPU.
+        hparams_file: Hyper-parameters that replace the saved ones.
         strict: The names of the weights must be exactly those of the module.
-        trust_checkpoint: Read the file even if that runs code from it.
-        kwargs: Arguments of the constructor; they win over the saved ones.
-
-    Returns:
-        The module, in training mode and without a Trainer.
-
-    Raises:
-        TypeError: The constructor needs arguments that are neither saved nor given.
-        ValueError: ``hparams_file`` is of an unknown kind.
+        trust: Read the file even if that runs code from it.
+        given: Arguments of the constructor that win over the saved ones.
     """
     from leyden.handlers import checkpoint_io
 
     # First, so that a wrong name costs no reading of a large file.
     replaced = None if hparams_file is None else read_hparams(hparams_file)
     checkpoint = checkpoint_io.load(
-        checkpoint_path,
+        path,
         map_location="cpu" if map_location is None else map_location,
-        trust=trust_checkpoint,
+        trust=trust,
     )
     if replaced is not None:
         checkpoint["hyper_parameters"] = replaced
-    module = cls(**_arguments(cls, checkpoint, kwargs))
+    module: Any = cls(**_arguments(cls, checkpoint, given))
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"], strict=strict)
-    return module
+    return cast(_Module, module)
 
 
 def _arguments(cls: Any, checkpoint: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

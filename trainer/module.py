@@ -3,24 +3,23 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from leyden.exceptions import MisconfiguredValue
 from leyden.export import to_onnx, to_torchscript
 from leyden.handlers.summary import ModelSummary
 from leyden.hparams import HyperParameters
-from leyden.loading import load_from_checkpoint
+from leyden.loading import load_module
 from leyden.module_hooks import ModuleHooks
 from leyden.module_tools import (
     Toggles,
     all_gather,
     clip_gradients,
     grad_norm,
-    split_batch,
+    progress_items,
     warn_tbptt_reduction,
 )
 from leyden.predictions import Predictions
@@ -28,6 +27,7 @@ from leyden.predictions import Predictions
 __all__ = ["LightningModule"]
 
 _MEAN = torch.mean
+_Self = TypeVar("_Self", bound="LightningModule")
 
 
 class LightningModule(ModuleHooks, HyperParameters, nn.Module):
@@ -177,15 +177,7 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
 
         Override it to add or remove items.
         """
-        items: dict[str, Any] = {}
-        trainer = self.trainer
-        loss = getattr(trainer, "running_loss", None)
-        if loss is not None:
-            items["loss"] = f"{float(loss):.3g}"
-        version = getattr(self.logger, "version", None)
-        if version is not None:
-            items["v_num"] = version[-4:] if isinstance(version, str) else version
-        return items
+        return progress_items(self.trainer)
 
     def write_prediction(
         self, name: str, value: Any, filename: str | Path = "predictions.pt"
@@ -241,32 +233,6 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
             return None
         return found[0] if len(found) == 1 else found
 
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Any,
-        optimizer_idx: int,
-        optimizer_closure: Callable[[], Any] | None = None,
-        on_tpu: bool = False,
-        using_native_amp: bool = False,
-        using_lbfgs: bool = False,
-    ) -> None:
-        """Step an optimizer; the closure runs the training step and the backward pass."""
-        optimizer.step(closure=optimizer_closure)
-
-    def optimizer_zero_grad(
-        self, epoch: int, batch_idx: int, optimizer: Optimizer, optimizer_idx: int
-    ) -> None:
-        """Clear the gradients of an optimizer, after its step."""
-        optimizer.zero_grad()
-
-    def backward(
-        self, loss: Tensor, optimizer: Any, optimizer_idx: int | None, *args: Any, **kwargs: Any
-    ) -> None:
-        """Run the backward pass."""
-        loss.backward(*args, **kwargs)
-
     def manual_backward(
         self, loss: Tensor, optimizer: Any = None, *args: Any, **kwargs: Any
     ) -> None:
@@ -281,9 +247,9 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
                 "itself: set self.automatic_optimization = False in __init__, or return the loss"
             )
         if self.trainer is None:
-            loss.backward(*args, **kwargs)
+            loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
         else:
-            self.trainer.manual_backward(loss, optimizer, *args, **kwargs)
+            self.trainer.manual_backward(loss, *args, **kwargs)
 
     def toggle_optimizer(self, optimizer: Any, optimizer_idx: int | None = None) -> None:
         """Freeze the parameters of all other optimizers; what was frozen before stays frozen.
@@ -359,22 +325,6 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
             algorithm = getattr(self.trainer, "gradient_clip_algorithm", None)
         return float(value or 0.0), algorithm or "norm"
 
-    def lr_scheduler_step(self, scheduler: Any, optimizer_idx: int, metric: Any) -> None:
-        """Step a scheduler; ``metric`` is None except for those that watch one."""
-        if metric is None:
-            scheduler.step()
-        else:
-            scheduler.step(metric)
-
-    def tbptt_split_batch(self, batch: Any, split_size: int) -> list[Any]:
-        """Split a batch along time (dimension 1) for truncated back-propagation.
-
-        Args:
-            batch: A sequence of tensors ``(batch, time, ...)`` or of lists of sequences.
-            split_size: Time steps in a split; the last one may be shorter.
-        """
-        return split_batch(batch, split_size)
-
     def grad_norm(self, norm_type: float | int | str) -> dict[str, float]:
         """Return the norm of each gradient and of all, rounded to 4 digits.
 
@@ -427,7 +377,7 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LightningModule":
         """Follow every ``to``, ``cuda``, ``half``, ...: torch leads all of them through here."""
-        moved = super()._apply(fn, recurse)
+        moved = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         # An own, empty tensor: the module need not have parameters, or these may be of mixed types.
         probe = fn(torch.empty(0, device=self._device, dtype=self._dtype))
         self._device = probe.device
@@ -462,7 +412,38 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
 
     # ---------------------------------------------------------------- hyper-parameters and files
 
-    load_from_checkpoint = classmethod(load_from_checkpoint)
+    @classmethod
+    def load_from_checkpoint(
+        cls: type[_Self],
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool = True,
+        trust_checkpoint: bool = False,
+        **kwargs: Any,
+    ) -> _Self:
+        """Build the module with the hyper-parameters of a checkpoint, and load its weights.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: Where its tensors go, as in ``torch.load``; None: to the CPU.
+            hparams_file: A ``.yaml``, ``.yml`` or ``.csv`` file; its hyper-parameters replace those
+                saved.
+            strict: The names of the weights must be exactly those of the module.
+            trust_checkpoint: Read the file even if that runs code from it.
+            kwargs: Arguments of the constructor; they win over the saved ones.
+
+        Returns:
+            The module, in training mode and without a Trainer.
+
+        Raises:
+            TypeError: The constructor needs arguments that are neither saved nor given.
+            ValueError: ``hparams_file`` is of an unknown kind.
+        """
+        return load_module(
+            cls, checkpoint_path, map_location, hparams_file, strict, trust_checkpoint, kwargs
+        )
+
     to_torchscript = to_torchscript
     to_onnx = to_onnx
 

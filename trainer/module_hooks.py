@@ -3,13 +3,14 @@
 Bodies do nothing unless the docstring says what; the run calls only those that are overridden.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from leyden.splitting import split_batch
 from leyden.transfer import move_to_device
 
 __all__ = ["DataHooks", "ModuleHooks"]
@@ -127,6 +128,48 @@ class ModuleHooks(DataHooks):
     def configure_callbacks(self) -> Sequence[Any]:
         """Return callbacks that this module brings along; they replace those of the same class."""
         return []
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_idx: int,
+        optimizer_closure: Callable[[], Any] | None = None,
+        on_tpu: bool = False,
+        using_native_amp: bool = False,
+        using_lbfgs: bool = False,
+    ) -> None:
+        """Step an optimizer; the closure runs the training step and the backward pass."""
+        optimizer.step(closure=optimizer_closure)
+
+    def optimizer_zero_grad(
+        self, epoch: int, batch_idx: int, optimizer: Optimizer, optimizer_idx: int
+    ) -> None:
+        """Clear the gradients of an optimizer, after its step."""
+        optimizer.zero_grad()
+
+    def backward(
+        self, loss: Tensor, optimizer: Any, optimizer_idx: int | None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Run the backward pass."""
+        loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def lr_scheduler_step(self, scheduler: Any, optimizer_idx: int, metric: Any) -> None:
+        """Step a scheduler; ``metric`` is None except for those that watch one."""
+        if metric is None:
+            scheduler.step()
+        else:
+            scheduler.step(metric)
+
+    def tbptt_split_batch(self, batch: Any, split_size: int) -> list[Any]:
+        """Split a batch along time (dimension 1) for truncated back-propagation.
+
+        Args:
+            batch: A sequence of tensors ``(batch, time, ...)`` or of lists of sequences.
+            split_size: Time steps in a split; the last one may be shorter.
+        """
+        return split_batch(batch, split_size)
 
     def on_fit_start(self) -> None:
         """Run when fit begins, the model on its device and the optimizers made; also in test."""

@@ -1,7 +1,7 @@
 """The plain functions behind methods of LightningModule."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ __all__ = [
     "all_gather",
     "clip_gradients",
     "grad_norm",
-    "split_batch",
+    "progress_items",
     "warn_tbptt_reduction",
 ]
 
@@ -120,46 +120,6 @@ def grad_norm(named: Iterable[tuple[str, Tensor]], norm_type: float) -> dict[str
     return {name: round(value, 4) for name, value in zip(norms, values, strict=True)}
 
 
-def split_batch(batch: Any, split_size: int) -> list[Any]:
-    """Split a batch along time; see ``LightningModule.tbptt_split_batch``."""
-    if not isinstance(split_size, int) or split_size < 1:
-        raise MisconfiguredValue(f"split_size={split_size!r} is no number of steps: pass 1 or more")
-    if isinstance(batch, Tensor) or not isinstance(batch, Sequence):
-        raise MisconfiguredValue(
-            f"a batch of type {type(batch).__name__} cannot be split along time: return a tuple "
-            "or list from the loader, or override tbptt_split_batch"
-        )
-    lengths = {_time(part) for part in batch if _has_time(part)}
-    if len(lengths) != 1:
-        found = f"times of {sorted(lengths)} steps" if lengths else "nothing with a time dimension"
-        raise MisconfiguredValue(
-            f"the batch holds {found}: all parts need the same length in dimension 1; "
-            "override tbptt_split_batch to split it another way"
-        )
-    return [
-        [_cut(part, start, start + split_size) for part in batch]
-        for start in range(0, lengths.pop(), split_size)
-    ]
-
-
-def _has_time(part: Any) -> bool:
-    if isinstance(part, Tensor):
-        return part.dim() > 1
-    return isinstance(part, Sequence) and len(part) > 0 and hasattr(part[0], "__len__")
-
-
-def _time(part: Any) -> int:
-    return int(part.shape[1]) if isinstance(part, Tensor) else len(part[0])
-
-
-def _cut(part: Any, start: int, end: int) -> Any:
-    if not _has_time(part):
-        return part
-    if isinstance(part, Tensor):
-        return part[:, start:end]
-    return [sample[start:end] for sample in part]
-
-
 def all_gather(data: Any, group: Any, sync_grads: bool) -> Any:
     """Gather tensors from all processes; see ``LightningModule.all_gather``."""
     distributed = torch.distributed
@@ -170,7 +130,8 @@ def all_gather(data: Any, group: Any, sync_grads: bool) -> Any:
         if sync_grads:
             from torch.distributed.nn.functional import all_gather as gather_with_gradients
 
-            return torch.stack(list(gather_with_gradients(tensor, group)))
+            gathered = gather_with_gradients(tensor, group)  # type: ignore[no-untyped-call]
+            return torch.stack(list(gathered))
         parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size(group))]
         distributed.all_gather(parts, tensor.contiguous(), group=group)
         return torch.stack(parts)
@@ -185,3 +146,17 @@ def warn_tbptt_reduction(name: str) -> None:
         "batch are reduced by reduce_fx: leave both out",
         stacklevel=3,
     )
+
+
+def progress_items(trainer: Any) -> dict[str, Any]:
+    """Return what the progress bar shows; see ``LightningModule.get_progress_bar_dict``."""
+    if trainer is None:
+        return {}
+    loss = trainer.running_loss
+    items: dict[str, Any] = {"loss": f"{float('nan' if loss is None else loss):.3g}"}
+    if trainer.truncated_bptt_steps is not None:
+        items["split_idx"] = trainer.split_idx
+    version = getattr(trainer.logger, "version", None)
+    if version is not None:
+        items["v_num"] = version[-4:] if isinstance(version, str) else version
+    return items

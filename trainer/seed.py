@@ -72,14 +72,13 @@ def seed_worker(worker_id: int) -> None:
 
 
 def _checked(given: int | str, source: str) -> int:
-    if isinstance(given, float) and not given.is_integer():
-        value = None
-    else:
-        try:
-            value = int(given)
-        except (TypeError, ValueError):
-            value = None
-    if value is None or not 0 <= value <= _LARGEST:
+    try:
+        value = int(given)
+        # int() would cut 1.5 down; text has no value of its own to compare with.
+        fits = isinstance(given, str) or value == given
+    except (TypeError, ValueError, OverflowError):
+        value, fits = 0, False
+    if not fits or not 0 <= value <= _LARGEST:
         raise MisconfigurationException(
             f"{source}={given!r} is no seed: pass an integer from 0 to {_LARGEST}"
         )

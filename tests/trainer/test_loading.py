@@ -96,9 +96,7 @@ def test_a_constructor_that_takes_everything(tmp_path: Path) -> None:
 
 
 def test_names_of_old_versions(tmp_path: Path) -> None:
-    path = saved(
-        tmp_path, Plain(3), hparams={"width": 9}, module_arguments={"width": 3, "deep": True}
-    )
+    path = saved(tmp_path, Plain(3), module_arguments={"width": 3, "deep": True})
     assert Plain.load_from_checkpoint(path).deep
 
 

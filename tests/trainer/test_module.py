@@ -41,6 +41,7 @@ class Model(LightningModule):
 
 def trainer(**attributes: Any) -> Any:
     given: dict[str, Any] = {"is_global_zero": True, "logger": None, "progress_bar_callback": None}
+    given["truncated_bptt_steps"] = given["running_loss"] = None
     return SimpleNamespace(**{**given, **attributes})
 
 
@@ -168,7 +169,7 @@ def test_manual_backward() -> None:
     seen: list[Any] = []
     model.trainer = trainer(manual_backward=lambda *args, **kw: seen.append((args, kw)))
     model.manual_backward("loss", "optimizer", retain_graph=True)  # type: ignore[arg-type]
-    assert seen == [(("loss", "optimizer"), {"retain_graph": True})]
+    assert seen == [(("loss",), {"retain_graph": True})]
 
 
 def test_toggling() -> None:
@@ -269,6 +270,8 @@ def test_items_of_the_progress_bar() -> None:
     assert model.get_progress_bar_dict() == {"loss": "0.123", "v_num": "2345"}
     logger.version = 3
     assert model.get_progress_bar_dict()["v_num"] == 3
+    model.trainer = trainer(truncated_bptt_steps=2, split_idx=1)
+    assert model.get_progress_bar_dict() == {"loss": "nan", "split_idx": 1}
 
 
 def test_predictions(tmp_path: Path) -> None:
