@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from leyden.engine import Engine, Events
 from leyden.engine.errors import ReportedIndex, ReportedType
 from leyden.handlers.accumulation import factor_at
 from leyden.handlers.callback_base import CallbackBase
@@ -12,7 +13,9 @@ __all__ = ["GradientAccumulationScheduler"]
 class GradientAccumulationScheduler(CallbackBase):
     """Accumulate the gradients of ``scheduling[epoch]`` batches from that epoch (0-based) on.
 
-    Runs on: the start of each training epoch; it writes ``trainer.accumulate_grad_batches``.
+    Runs on: EPOCH_STARTED, before the hooks; writes ``state.accumulate_grad_batches``, after and so
+    in place of :class:`leyden.handlers.accumulation.GradientAccumulation`, which is the argument of
+    the Trainer.
 
     State: none, the epoch decides.
 
@@ -28,8 +31,10 @@ class GradientAccumulationScheduler(CallbackBase):
         [1, 2, 2, 4]
     """
 
-    order: ClassVar[float] = 1
-    order_reason: ClassVar[str] = "first: every other hook of the epoch's start sees its factor"
+    order: ClassVar[float] = 6.0
+    order_reason: ClassVar[str] = (
+        "after the Trainer's own factor (5), before the hooks that look at it"
+    )
     state_keys: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, scheduling: dict[int, int]) -> None:
@@ -54,9 +59,15 @@ class GradientAccumulationScheduler(CallbackBase):
         """Whether gradients are accumulated in any epoch."""
         return any(factor > 1 for factor in self.scheduling.values())
 
-    def on_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Set the number for this epoch."""
-        trainer.accumulate_grad_batches = factor_at(self.scheduling, trainer.current_epoch)
+    def attach(self, engine: Engine) -> None:
+        """Listen at the starts of training epochs."""
+        super().attach(engine)
+        if getattr(engine.state, "stage", "train") == "train":
+            self.listen(engine, Events.EPOCH_STARTED, self._set_factor)
+
+    def _set_factor(self, engine: Engine) -> None:
+        state: Any = engine.state
+        state.accumulate_grad_batches = factor_at(self.scheduling, state.epoch - 1)
 
 
 def _whole(value: Any) -> bool:

@@ -1,0 +1,469 @@
+"""ModelCheckpoint: which files there are, what they are called, and what it knows of them."""
+
+import errno
+import os
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from leyden.engine.errors import MisconfigurationException
+from leyden.handlers import checkpoint_io
+from leyden.handlers.early_stopping import EarlyStopping
+from leyden.handlers.model_checkpoint import ModelCheckpoint
+from tests.handlers.callback_runs import Run, names
+
+SCORES = [5.0, 3.0, 4.0, 2.0, 2.0, 6.0]
+
+
+def best(tmp_path: Path, **arguments: Any) -> ModelCheckpoint:
+    """A checkpoint callback that watches the score."""
+    return ModelCheckpoint(**{"dirpath": tmp_path, "monitor": "score", "mode": "min", **arguments})
+
+
+# ------------------------------------------------------------------ which files are kept
+
+
+@pytest.mark.parametrize(
+    ("top", "files", "kth"),
+    [
+        (None, ["epoch=3-step=15.ckpt"], "epoch=3-step=15.ckpt"),
+        (2, ["epoch=3-step=15.ckpt", "epoch=4-step=19.ckpt"], "epoch=3-step=15.ckpt"),
+        (-1, [f"epoch={e}-step={4 * e + 3}.ckpt" for e in range(6)], "epoch=5-step=23.ckpt"),
+        (0, [], ""),
+    ],
+)
+def test_the_best_are_kept_and_a_tie_replaces_nothing(
+    tmp_path: Path, top: int | None, files: list[str], kth: str
+) -> None:
+    checkpoint = best(tmp_path, save_top_k=top)
+    Run(tmp_path, [checkpoint], scores=SCORES).fit(6)
+    assert names(tmp_path) == files
+    assert os.path.basename(checkpoint.kth_best_model_path) == kth
+    if files:
+        assert checkpoint.best_model_path == str(tmp_path / "epoch=3-step=15.ckpt")
+        assert float(checkpoint.best_model_score or 0) == 2.0
+        assert sorted(map(os.path.basename, checkpoint.best_k_models)) == files
+
+
+def test_nan_is_the_worst(tmp_path: Path) -> None:
+    checkpoint = best(tmp_path)
+    Run(tmp_path, [checkpoint], scores=[float("nan"), 4.0, float("nan")]).fit(3)
+    assert names(tmp_path) == ["epoch=1-step=7.ckpt"]
+    first = best(tmp_path / "first")
+    Run(tmp_path, [first], scores=[float("nan")]).fit(1)
+    assert float(first.best_model_score or 0) == float("inf")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0, float("nan")]), min_size=1, max_size=7),
+    st.integers(1, 3),
+    st.sampled_from(["min", "max"]),
+)
+def test_any_scores(tmp_path_factory: Any, scores: list[float], k: int, mode: str) -> None:
+    folder = tmp_path_factory.mktemp("c")
+    checkpoint = best(folder, save_top_k=k, mode=mode)
+    Run(folder, [checkpoint], scores=scores).fit(len(scores))
+    worst = float("inf") if mode == "min" else float("-inf")
+    # A newcomer has to beat one that is kept; the oldest of the worst goes.
+    kept: list[tuple[float, int]] = []
+    for epoch, score in enumerate(scores):
+        value = worst if score != score else score
+        if len(kept) == k:
+            out = max(kept, key=lambda e: (e[0] if mode == "min" else -e[0], -e[1]))
+            if score != score or not (value < out[0] if mode == "min" else value > out[0]):
+                continue
+            kept.remove(out)
+        kept.append((value, epoch))
+    assert names(folder) == sorted(f"epoch={e}-step={4 * e + 3}.ckpt" for _, e in kept)
+
+
+def test_without_a_monitor_the_last_is_kept(tmp_path: Path) -> None:
+    checkpoint = ModelCheckpoint(dirpath=tmp_path)
+    run = Run(tmp_path, [checkpoint]).fit(3)
+    assert names(tmp_path) == ["epoch=2-step=11.ckpt"]
+    assert run.saved == ["epoch=0-step=3.ckpt", "epoch=1-step=7.ckpt", "epoch=2-step=11.ckpt"]
+    assert (
+        checkpoint.best_model_path
+        == checkpoint.last_model_path
+        == str(tmp_path / names(tmp_path)[0])
+    )
+    assert checkpoint.save_top_k is None and checkpoint.period == 1
+
+
+def test_save_last_beside_the_best(tmp_path: Path) -> None:
+    checkpoint = best(tmp_path, save_last=True)
+    Run(tmp_path, [checkpoint], scores=[3, 1, 2]).fit(3)
+    assert names(tmp_path) == ["epoch=1-step=7.ckpt", "last.ckpt"]
+    last = checkpoint_io.load(tmp_path / "last.ckpt")
+    assert (last["epoch"], last["global_step"]) == (3, 12)
+
+
+def test_save_last_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ModelCheckpoint, "CHECKPOINT_NAME_LAST", "{epoch}-last")
+    Run(tmp_path, [best(tmp_path, save_last=True)], scores=[3, 1, 2]).fit(3)
+    assert names(tmp_path) == ["epoch=1-step=7.ckpt", "epoch=2-last.ckpt"]
+
+
+def test_the_new_file_is_there_before_the_old_one_goes(tmp_path: Path) -> None:
+    checkpoint = best(tmp_path)
+    run = Run(tmp_path, [checkpoint], scores=[3, 2, 1])
+    seen: list[list[str]] = []
+    run.before_save = lambda path: seen.append(names(tmp_path))
+    run.fit(3)
+    assert seen == [[], ["epoch=0-step=3.ckpt"], ["epoch=1-step=7.ckpt"]]
+
+
+@pytest.mark.parametrize(
+    ("period", "epochs"), [(1, range(5)), (2, (1, 3)), (3, (2,)), (0, ()), (-1, ())]
+)
+def test_period(tmp_path: Path, period: int, epochs: Any) -> None:
+    Run(tmp_path, [best(tmp_path, save_top_k=-1, period=period)], scores=[1.0]).fit(5)
+    assert names(tmp_path) == [f"epoch={e}-step={4 * e + 3}.ckpt" for e in epochs]
+
+
+# ------------------------------------------------------------------ when it saves
+
+
+def test_after_each_validation_of_an_epoch(tmp_path: Path) -> None:
+    Run(tmp_path, [best(tmp_path, save_top_k=-1)], scores=[4, 3, 5, 2], validate_at=(2, 4)).fit(2)
+    assert names(tmp_path) == [
+        f"epoch={e}-step={s}.ckpt" for e, s in ((0, 1), (0, 3), (1, 5), (1, 7))
+    ]
+    found = checkpoint_io.load(tmp_path / "epoch=1-step=5.ckpt")
+    assert (found["epoch"], found["global_step"]) == (2, 6)
+
+
+def test_not_in_the_sanity_check_nor_in_a_fast_dev_run(tmp_path: Path) -> None:
+    for name in ("running_sanity_check", "fast_dev_run"):
+        Run(tmp_path, [ModelCheckpoint(dirpath=tmp_path)], scores=[1.0], **{name: True}).fit(1)
+    assert names(tmp_path) == []
+
+
+def test_a_failing_run_leaves_its_state(tmp_path: Path) -> None:
+    def fail(run: Run) -> None:
+        if run.state.iteration == 7:
+            raise ZeroDivisionError
+
+    for keep in (True, False):
+        folder = tmp_path / str(keep)
+        run = Run(folder, [ModelCheckpoint(dirpath=folder, save_on_exception=keep)])
+        run.on_batch = fail
+        with pytest.raises(ZeroDivisionError):
+            run.fit(3)
+        assert names(folder) == ["epoch=1-step=5.ckpt" if keep else "epoch=0-step=3.ckpt"]
+
+
+def test_every_n_train_steps_waits_for_the_validation_of_the_step(tmp_path: Path) -> None:
+    checkpoint = best(tmp_path, save_top_k=-1, every_n_train_steps=2, filename="{step}-{score}")
+    Run(tmp_path, [checkpoint], scores=[9, 8, 7, 6], validate_at=(2, 4)).fit(2)
+    expected = ["step=1-score=9.0", "step=3-score=8.0", "step=5-score=7.0", "step=7-score=6.0"]
+    assert names(tmp_path) == [f"{name}.ckpt" for name in expected]
+
+
+def test_every_n_train_steps_counts_optimizer_steps(tmp_path: Path) -> None:
+    checkpoint = ModelCheckpoint(dirpath=tmp_path, save_top_k=-1, every_n_train_steps=3)
+    run = Run(tmp_path, [checkpoint], accumulate=2).fit(4)  # 8 steps
+    assert run.saved == ["epoch=1-step=2.ckpt", "epoch=2-step=5.ckpt"]
+
+
+def test_every_n_train_steps_before_the_first_score_saves_the_last_only(tmp_path: Path) -> None:
+    checkpoint = best(tmp_path, every_n_train_steps=1, save_last=True)
+    run = Run(tmp_path, [checkpoint], scores=[1.0])
+    run.callback_metrics["loss"] = 2.0
+    with pytest.warns(
+        UserWarning, match="monitor='score'.*logged are: 'loss'.*No checkpoint is chosen"
+    ):
+        run.fit(1)
+    assert run.saved[:3] == ["last.ckpt"] * 3 and names(tmp_path) == [
+        "epoch=0-step=3.ckpt",
+        "last.ckpt",
+    ]
+
+
+def test_train_time_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    checkpoint = ModelCheckpoint(
+        dirpath=tmp_path, save_top_k=-1, train_time_interval=timedelta(minutes=1)
+    )
+    run = Run(tmp_path, [checkpoint])
+
+    def tick(run: Run) -> None:
+        now[0] += 25
+
+    run.on_batch = tick
+    run.fit(2)
+    assert run.saved == ["epoch=0-step=2.ckpt", "epoch=1-step=5.ckpt"]
+
+
+def test_save_on_train_epoch_end(tmp_path: Path) -> None:
+    scores = dict(scores=[4, 3, 2, 1], validate_at=(2, 4))
+    at_end = best(tmp_path / "end", save_top_k=-1, save_on_train_epoch_end=True)
+    Run(tmp_path, [at_end], **scores).fit(2)
+    assert sorted(float(v) for v in at_end.best_k_models.values()) == [1.0, 3.0]
+    never = ModelCheckpoint(dirpath=tmp_path / "never", save_on_train_epoch_end=False)
+    Run(tmp_path, [never]).fit(2)
+    assert names(tmp_path / "never") == []
+
+
+def test_the_order_of_callbacks_changes_nothing(tmp_path: Path) -> None:
+    states = []
+    for order in (1, -1):
+        folder = tmp_path / str(order)
+        pair = [best(folder), EarlyStopping("score", mode="min", patience=2)]
+        Run(folder, pair[::order], scores=[3, 4, 5, 6]).fit(4)
+        found = checkpoint_io.load(folder / "epoch=0-step=3.ckpt")["callbacks"]
+        states.append({k: v["wait_count"] for k, v in found.items() if k.startswith("Early")})
+    assert states[0] == states[1] == {"EarlyStopping{'monitor': 'score', 'mode': 'min'}": 0}
+
+
+# ------------------------------------------------------------------ the monitor
+
+
+@pytest.mark.parametrize("key", ["val_loss", "checkpoint_on"])
+def test_some_names_become_the_monitor_with_a_warning(tmp_path: Path, key: str) -> None:
+    checkpoint = ModelCheckpoint(dirpath=tmp_path)
+    before = checkpoint.state_key
+    with pytest.warns(UserWarning, match=f"'{key}' is logged: it becomes the monitor") as caught:
+        Run(tmp_path, [checkpoint], scores=[3, 1, 2], key=key).fit(3)
+    assert len(caught) == 1 and names(tmp_path) == ["epoch=1-step=7.ckpt"]
+    assert (checkpoint.monitor, checkpoint.save_top_k) == (key, 1)
+    assert checkpoint.state_key == before
+
+
+def test_a_missing_monitor_is_an_error_that_lists_what_is_logged(tmp_path: Path) -> None:
+    with pytest.raises(MisconfigurationException, match="monitor='nope'.*logged are: 'score'"):
+        Run(tmp_path, [best(tmp_path, monitor="nope")], scores=[1.0]).fit(1)
+    with pytest.warns(UserWarning, match="logged are: nothing"):
+        Run(tmp_path, [best(tmp_path, monitor="nope")]).fit(1)
+    assert names(tmp_path) == []
+
+
+# ------------------------------------------------------------------ names
+
+
+@pytest.mark.parametrize(
+    ("template", "files"),
+    [
+        ("{epoch:03d}-{score:.2f}", ["epoch=000-score=0.12", "epoch=001-score=0.46"]),
+        ("best", ["best", "best-v0"]),
+        ("a-{missing}", ["a-missing=0", "a-missing=0-v0"]),
+        ("x{score:.1f}y", ["xscore=0.1y", "xscore=0.5y"]),
+        ("{step}_{epoch}", ["step=3_epoch=0", "step=7_epoch=1"]),
+    ],
+)
+def test_templates(tmp_path: Path, template: str, files: list[str]) -> None:
+    Run(tmp_path, [best(tmp_path, save_top_k=-1, filename=template)], scores=[0.123, 0.456]).fit(2)
+    assert names(tmp_path) == sorted(f"{name}.ckpt" for name in files)
+
+
+def test_values_without_their_names(tmp_path: Path) -> None:
+    checkpoint = best(tmp_path, filename="{epoch}-{val/acc:.1f}", auto_insert_metric_name=False)
+    path = checkpoint.format_checkpoint_name(3, 9, {"val/acc": torch.tensor(0.25)})
+    assert path == str(tmp_path / "3-0.2.ckpt")
+
+
+def test_prefix_version_and_joining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = best(tmp_path, filename="name", prefix="test")
+    assert checkpoint.format_checkpoint_name(3, 2, {}, ver=3) == str(tmp_path / "test-name-v3.ckpt")
+    assert ModelCheckpoint(dirpath="").format_checkpoint_name(5, 4, {}) == "epoch=5-step=4.ckpt"
+    monkeypatch.setattr(ModelCheckpoint, "CHECKPOINT_JOIN_CHAR", "@")
+    assert checkpoint.format_checkpoint_name(3, 2, {}) == str(tmp_path / "test@name.ckpt")
+
+
+def test_files_of_an_earlier_run_are_not_overwritten(tmp_path: Path) -> None:
+    for _ in range(2):
+        Run(tmp_path, [best(tmp_path, filename="m")], scores=[1.0]).fit(1)
+    assert names(tmp_path) == ["m-v0.ckpt", "m.ckpt"]
+
+
+def test_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Logger:
+        save_dir, name, version = "logs", "n", 2
+
+    def directory(**kw: Any) -> str | None:
+        checkpoint = ModelCheckpoint()
+        Run(tmp_path / "r", [checkpoint], **kw).fit(1)
+        return checkpoint.dirpath
+
+    monkeypatch.chdir(tmp_path)
+    assert directory() == str(tmp_path / "r" / "checkpoints")
+    assert directory(weights_save_path="w") == os.path.join("w", "checkpoints")
+    parts = ("n", "version_2", "checkpoints")
+    assert directory(logger=Logger()) == os.path.join("logs", *parts)
+    assert directory(logger=Logger(), weights_save_path="w") == os.path.join("w", *parts)
+
+
+def test_filepath_is_directory_and_template_in_one(tmp_path: Path) -> None:
+    whole = ModelCheckpoint(tmp_path / "a" / "{epoch}")
+    assert (whole.dirpath, whole.filename) == (str(tmp_path / "a"), "{epoch}")
+    folder = ModelCheckpoint(tmp_path)
+    assert (folder.dirpath, folder.filename) == (str(tmp_path), None)
+
+
+def test_to_yaml_is_yaml(tmp_path: Path) -> None:
+    checkpoint = best(tmp_path, save_top_k=2)
+    Run(tmp_path, [checkpoint], scores=[2, 3, 1]).fit(3)
+    checkpoint.best_k_models['odd: "name" #1'] = torch.tensor(0.5)
+    checkpoint.to_yaml()
+    lines = (tmp_path / "best_k_models.yaml").read_text().splitlines()
+    plain = rf"{re.escape(str(tmp_path))}/epoch=\d-step=\d+.ckpt: [12].0"
+    assert all(re.fullmatch(plain, line) for line in lines[:2])
+    assert lines[2] == r'"odd: \"name\" #1": 0.5'
+
+
+def test_a_remote_directory(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
+    checkpoint = best(tmp_path, dirpath="memory://leyden-test/run", save_top_k=1)
+    Run(tmp_path, [checkpoint], scores=[2, 1, 3]).fit(3)
+    checkpoint.to_yaml()
+    found = fsspec.filesystem("memory").ls("/leyden-test/run", detail=False)
+    ends = sorted(name.rsplit("/", 1)[1] for name in found)
+    assert ends == ["best_k_models.yaml", "epoch=1-step=7.ckpt"]
+
+
+# ------------------------------------------------------------------ state
+
+
+def test_the_state_in_the_file_knows_the_file(tmp_path: Path) -> None:
+    checkpoint = best(tmp_path, save_top_k=2)
+    Run(tmp_path, [checkpoint], scores=[2, 3, 1]).fit(3)
+    state = checkpoint_io.load(checkpoint.best_model_path)["callbacks"][checkpoint.state_key]
+    assert state["best_model_path"] == checkpoint.best_model_path
+    assert state["superseded"] == [str(tmp_path / "epoch=1-step=7.ckpt")]
+    assert {k: float(v) for k, v in state["best_k_models"].items()} == {
+        k: float(v) for k, v in checkpoint.best_k_models.items()
+    }
+
+
+@pytest.mark.parametrize("monitor", ["score", None])
+def test_a_run_killed_before_the_old_file_went_goes_on_as_if_not(
+    tmp_path: Path, monitor: str | None
+) -> None:
+    def make() -> ModelCheckpoint:
+        return best(tmp_path, monitor=monitor, save_top_k=None)
+
+    Run(tmp_path, [make()], scores=[3.0, 2.0]).fit(2)
+    newest = names(tmp_path)
+    # The old file is back: the process died between the write and the removal.
+    old = tmp_path / "epoch=0-step=3.ckpt"
+    old.write_bytes(b"old")
+    state = checkpoint_io.load(tmp_path / newest[0])["callbacks"]
+    again = make()
+    again.on_load_checkpoint(state[again.state_key])
+    assert again.best_model_path == str(tmp_path / newest[0])
+    run = Run(tmp_path, [again], scores=[1.0])
+    run.state.iteration = run.state.optimizer_steps = 8
+    again.on_train_start(run, run.model)
+    assert names(tmp_path) == newest
+
+
+def test_another_directory_takes_only_the_best_score(tmp_path: Path) -> None:
+    first = best(tmp_path / "a", save_top_k=2)
+    Run(tmp_path, [first], scores=[2, 3]).fit(2)
+    again = best(tmp_path / "b", save_top_k=2)
+    again.load_state_dict(first.state_dict())
+    assert again.best_model_path == first.best_model_path and not again.best_k_models
+
+
+def test_another_monitor_takes_nothing(tmp_path: Path) -> None:
+    first = best(tmp_path)
+    Run(tmp_path, [first], scores=[2.0]).fit(1)
+    again = best(tmp_path, monitor="other")
+    with pytest.warns(UserWarning, match="watched 'score', this one watches 'other'"):
+        again.load_state_dict(first.state_dict())
+    assert again.best_model_path == "" and again.best_model_score is None
+
+
+def test_the_state_of_lightning_is_taken(tmp_path: Path) -> None:
+    checkpoint = best(tmp_path)
+    checkpoint.on_load_checkpoint(
+        {
+            "monitor": "score",
+            "best_model_score": torch.tensor(2.0),
+            "best_model_path": "a.ckpt",
+            "current_score": torch.tensor(3.0),
+            "dirpath": str(tmp_path),
+        }
+    )
+    assert checkpoint.best_model_path == "a.ckpt" and float(checkpoint.best_model_score or 0) == 2.0
+
+
+# ------------------------------------------------------------------ failures
+
+
+def test_a_full_disk_ends_the_run_or_not_and_keeps_what_was_there(tmp_path: Path) -> None:
+    def full(path: str) -> None:
+        if "epoch=1" in path:
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    checkpoint = best(tmp_path, on_error="warn", save_last=True)
+    run = Run(tmp_path, [checkpoint], scores=[3, 2, 1])
+    run.before_save = full
+    with pytest.warns(RuntimeWarning, match="no checkpoint for step 7.*No space left.*last.ckpt"):
+        run.fit(3)
+    assert names(tmp_path) == ["epoch=2-step=11.ckpt", "last.ckpt"]
+
+    folder = tmp_path / "raise"
+    checkpoint = best(folder)
+    run = Run(folder, [checkpoint], scores=[3, 2, 1])
+    run.before_save = full
+    with pytest.raises(OSError, match="No space left"):
+        run.fit(3)
+    assert names(folder) == ["epoch=0-step=3.ckpt"]
+    assert checkpoint.best_model_path == str(folder / "epoch=0-step=3.ckpt")
+    assert float(checkpoint.best_model_score or 0) == 3.0
+
+
+def test_a_directory_that_cannot_be_made_fails_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    run = Run(tmp_path, [ModelCheckpoint(dirpath=tmp_path / "file" / "x")])
+    with pytest.raises(OSError):
+        run.fit(1)
+    assert run.state.iteration == 0
+
+
+def test_only_the_first_process_removes_files(tmp_path: Path) -> None:
+    Run(tmp_path, [best(tmp_path)], scores=[3, 2], is_global_zero=False).fit(2)
+    assert len(names(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"save_top_k": -2, "monitor": "x"}, "save_top_k=-2"),
+        ({"save_top_k": 2}, "save_top_k=2.*no monitor"),
+        ({"save_top_k": 1.5, "monitor": "x"}, "save_top_k=1.5"),
+        ({"filepath": "a", "dirpath": "b"}, "directory twice"),
+        ({"monitor": 3}, "monitor=3"),
+        ({"dirpath": 3}, "dirpath=3"),
+        ({"period": 1, "every_n_epochs": 2}, "same twice"),
+        ({"period": 1.5}, "period=1.5"),
+        ({"every_n_train_steps": -1}, "every_n_train_steps=-1"),
+        ({"train_time_interval": 30}, "train_time_interval=30"),
+        ({"train_time_interval": timedelta(0)}, "not above 0"),
+        ({"on_error": "ignore"}, "on_error='ignore'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(MisconfigurationException, match=text) as caught:
+        ModelCheckpoint(**arguments)
+    assert type(caught.value).__name__ == "MisconfigurationException"
+
+
+@pytest.mark.parametrize("template", ["{epoch:.2q}", "{epoch", "epoch}", "{}"])
+def test_bad_templates_are_refused(template: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(template)):
+        ModelCheckpoint(filename=template)
+
+
+def test_a_format_that_does_not_fit_its_value(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="{score:d} cannot show score = 0.5"):
+        Run(tmp_path, [best(tmp_path, filename="{score:d}")], scores=[0.5]).fit(1)
