@@ -110,7 +110,8 @@ def _table() -> dict[tuple[Phase, Move], Phase]:
         # From STARTED: a restored run that has nothing left to do.
         (m.COMPLETE, (p.STARTED, p.EPOCH_COMPLETED, p.INTERRUPTED), p.COMPLETED),
         (m.INTERRUPT, running, p.INTERRUPTED),
-        (m.TERMINATE, running, p.TERMINATED),
+        # From INTERRUPTED: the iteration after which it was interrupted was the last of max_iters.
+        (m.TERMINATE, (*running, p.INTERRUPTED), p.TERMINATED),
         # From the stopped phases: a handler of the last event of the run may raise as well.
         (m.FAIL, (*running, *stopped), p.FAILED),
         (m.RESTORE, (p.IDLE, *stopped), p.IDLE),
