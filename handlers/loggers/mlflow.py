@@ -1,0 +1,170 @@
+"""MLflow: `MLFlowLogger`."""
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from leyden.handlers.loggers.base import (
+    LightningLoggerBase,
+    rank_zero_experiment,
+    rank_zero_only,
+)
+from leyden.handlers.loggers.hparams import convert_params, flatten_params
+from leyden.handlers.loggers.values import scalars
+
+__all__ = ["MLFlowLogger"]
+
+# What MLflow's server takes in one call.
+_METRICS_A_CALL = 1000
+_PARAMS_A_CALL = 100
+_PARAM_LENGTH = 250
+
+_STATUS = {"success": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+
+
+class MLFlowLogger(LightningLoggerBase):
+    """Logs to MLflow: to a tracking server or to local files.
+
+    Args:
+        experiment_name: The experiment; made if there is none of this name.
+        tracking_uri: The server's or store's address; ``file:<save_dir>`` if None.
+        tags: Tags of the run.
+        save_dir: The folder of the local store; not used where ``tracking_uri`` is given.
+        prefix: Put before each metric's name, with a ``-``.
+        artifact_location: Where a new experiment keeps its artifacts.
+        run_id: The id of an earlier run to go on with.
+
+    Raises:
+        ModuleNotFoundError: If neither mlflow nor mlflow-skinny is installed.
+    """
+
+    LOGGER_JOIN_CHAR = "-"
+
+    def __init__(
+        self,
+        experiment_name: str = "default",
+        tracking_uri: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        save_dir: str | os.PathLike[str] = "./mlruns",
+        prefix: str = "",
+        artifact_location: str | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        super().__init__()
+        _import_mlflow()  # refused here, not in the middle of the first epoch
+        self._experiment_name = experiment_name
+        self._tracking_uri = tracking_uri or f"file:{os.path.abspath(os.fspath(save_dir))}"
+        self._tags = dict(tags or {})
+        self._prefix = prefix
+        self._artifact_location = artifact_location
+        self._experiment_id: str | None = None
+        self._run_id = run_id
+        self._client: Any = None
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The ``MlflowClient``; ``run_id`` says which run is ours."""
+        if self._client is None:
+            client = _import_mlflow()(self._tracking_uri)
+            if self._run_id is not None:
+                self._experiment_id = client.get_run(self._run_id).info.experiment_id
+            else:
+                found = client.get_experiment_by_name(self._experiment_name)
+                if found is not None:
+                    self._experiment_id = found.experiment_id
+                else:
+                    self._experiment_id = client.create_experiment(
+                        self._experiment_name, artifact_location=self._artifact_location
+                    )
+                run = client.create_run(self._experiment_id, tags=self._tags)
+                self._run_id = run.info.run_id
+            self._client = client
+        return self._client
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id; begins the run if it has not begun."""
+        _ = self.experiment
+        return self._run_id
+
+    @property
+    def experiment_id(self) -> str | None:
+        """The experiment's id; begins the run if it has not begun."""
+        _ = self.experiment
+        return self._experiment_id
+
+    @property
+    def save_dir(self) -> str | None:
+        """The folder of the local store; None with a server."""
+        address = self._tracking_uri
+        return address.removeprefix("file:") if address.startswith("file:") else None
+
+    @property
+    def name(self) -> str | None:
+        """The experiment's id, as in 1.1.8: it names the folder of checkpoints."""
+        return self.experiment_id
+
+    @property
+    def version(self) -> str | None:
+        """The run's id."""
+        return self.run_id
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Write hyper-parameters; MLflow keeps the first 250 characters of a long value."""
+        import mlflow.entities as entities
+
+        flat = flatten_params(convert_params(params))
+        rows = [entities.Param(key, str(value)[:_PARAM_LENGTH]) for key, value in flat.items()]
+        client = self.experiment
+        for first in range(0, len(rows), _PARAMS_A_CALL):
+            client.log_batch(self._run_id, params=rows[first : first + _PARAMS_A_CALL])
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write metrics in one call to the server.
+
+        Raises:
+            ValueError: If a value is no number.
+        """
+        import mlflow.entities as entities
+
+        now = time.time_ns() // 1_000_000
+        rows = []
+        for key, value in scalars(self._add_prefix(metrics, self._prefix)).items():
+            if isinstance(value, (str, Mapping)):
+                raise ValueError(
+                    f"the metric {key!r} is {value!r} of type {type(value).__name__}, which MLflow "
+                    "cannot take: log a number or a tensor of one element"
+                )
+            rows.append(entities.Metric(key, float(value), now, step or 0))
+        client = self.experiment
+        for first in range(0, len(rows), _METRICS_A_CALL):
+            client.log_batch(self._run_id, metrics=rows[first : first + _METRICS_A_CALL])
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Save and mark the run as ended."""
+        super().finalize(status)
+        if self._client is not None:
+            self._client.set_terminated(self._run_id, _STATUS.get(status, "FINISHED"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A client holds connections; another process makes one of its own and joins the run.
+        return {**self.__dict__, "_client": None}
+
+
+def _import_mlflow() -> Any:
+    try:
+        from mlflow.tracking import MlflowClient
+    except ModuleNotFoundError as error:
+        if error.name != "mlflow":
+            raise
+        raise ModuleNotFoundError(
+            "logger=MLFlowLogger(...) needs the package mlflow, which is not installed: "
+            "pip install mlflow-skinny",
+            name="mlflow",
+        ) from error
+    return MlflowClient
