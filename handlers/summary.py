@@ -1,6 +1,5 @@
 """The table of a model's layers: types, parameters, sizes, and what a forward pass costs."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,9 +9,7 @@ from torch import Tensor, nn
 
 from leyden.engine.errors import MisconfiguredValue
 
-__all__ = ["LayerSummary", "ModelSummary", "human_readable"]
-
-log = logging.getLogger(__name__)
+__all__ = ["LayerSummary", "ModelSummary", "depth_of", "human_readable"]
 
 UNKNOWN_SIZE = "?"
 _UNITS = ("", "K", "M", "B", "T")
@@ -86,7 +83,7 @@ class ModelSummary:
         flops: bool = False,
     ) -> None:
         self._model = model
-        self.max_depth = _depth(mode, max_depth)
+        self.max_depth = depth_of(mode, max_depth)
         self.mode = mode
         self.total_flops: int | None = None
         if flops and self._example is None:
@@ -212,7 +209,12 @@ class ModelSummary:
         return [f"{value:<10}{what}" for value, what in facts]
 
 
-def _depth(mode: str | None, max_depth: int | None) -> int:
+def depth_of(mode: str | None, max_depth: int | None) -> int:
+    """Return how many levels a mode, or a depth, shows; -1 for all.
+
+    Raises:
+        MisconfigurationException: There is no such mode or depth, or both were given.
+    """
     if max_depth is not None:
         if mode is not None:
             raise MisconfiguredValue(
