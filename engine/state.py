@@ -40,7 +40,6 @@ class TrainState(RunState):
         self.optimizer_idx = 0
         self.split_idx: int | None = None
         self.outputs: list[list[Any]] = []
-        self.skip_batch = False
         self.stage = "train"
         self.trainer: Any = None
         self.scope: Any = None

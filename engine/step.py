@@ -141,32 +141,30 @@ class TrainingStep:
 
     def _straight(self, engine: Engine, batch: Any) -> Any:
         state: Any = engine.state
-        if state.skip_batch or batch is None:
-            return self._skip(state, batch)
+        if batch is None:
+            return self._skip(state)
         position = state.iteration - state.epoch_start
         self.scope.hook = "training_step"
         output = self.forward(batch, position - 1) if self.takes_batch_idx else self.forward(batch)
         loss = output if isinstance(output, Tensor) else self._loss_of(output)
         k = state.accumulate_grad_batches
         closes = k == 1 or position % k == 0 or position == state.num_batches
-        if loss is None:
-            if closes:
-                state.optimizer_steps += 1
-                state.closed_at = state.iteration
-            return None
-        if k != 1:
-            loss = loss / k
-        state.loss = loss
-        if self.forwarded.live:
-            self.forwarded.fire()
-        if self.backward_started.live:
-            self.backward_started.fire()
-        loss.backward()
-        if self.backward_completed.live:
-            self.backward_completed.fire()
+        if loss is not None:
+            if k != 1:
+                loss = loss / k
+            state.loss = loss
+            if self.forwarded.live:
+                self.forwarded.fire()
+            if self.backward_started.live:
+                self.backward_started.fire()
+            loss.backward()
+            if self.backward_completed.live:
+                self.backward_completed.fire()
         if closes:
+            # Without a loss there is a step all the same, of what the group's other batches left: nothing, if
+            # it is the only one. Source: Lightning 1.1.
             optimizer = self.optimizers[0]
-            if self.gradients_ready.live:
+            if self.gradients_ready.live and (loss is not None or k != 1):
                 self.gradients_ready.fire()
             if self.step_started.live:
                 self.step_started.fire()
@@ -182,8 +180,8 @@ class TrainingStep:
 
     def _general(self, engine: Engine, batch: Any) -> Any:
         state: Any = engine.state
-        if state.skip_batch or batch is None:
-            return self._skip(state, batch)
+        if batch is None:
+            return self._skip(state)
         closes = self.closes_group(state)
         self.hiddens = None
         self._closing = closes
@@ -215,8 +213,7 @@ class TrainingStep:
             elif self.optimizer_step is None and not needs_closure(optimizer):
                 output = self._forward_backward(state, part, index, optimizer, closes=True)
                 result.append(output)
-                if output is not None:
-                    self.apply(optimizer, index)
+                self.apply(optimizer, index)
             else:
 
                 def closure() -> Any:
@@ -239,8 +236,8 @@ class TrainingStep:
 
     def _manual(self, engine: Engine, batch: Any) -> Any:
         state: Any = engine.state
-        if state.skip_batch or batch is None:
-            return self._skip(state, batch)
+        if batch is None:
+            return self._skip(state)
         closes = self.closes_group(state)
         self._closing = closes
         self.hiddens = None
@@ -248,6 +245,11 @@ class TrainingStep:
         output: Any = None
         for part in (batch,) if self.split is None else self.split(batch):
             output = self._call(part, state, 0)
+            if isinstance(output, Tensor) and output.grad_fn is None:
+                raise MisconfigurationException(
+                    "In manual optimization, `training_step` should not return a Tensor that has no graph: return "
+                    "None, a dict, or the loss as it was differentiated"
+                )
             if self.keep_outputs and output is not None:
                 state.outputs[0].append(self._kept(output))
         if closes:
@@ -277,9 +279,11 @@ class TrainingStep:
     def _forward_backward(self, state: Any, part: Any, index: int, optimizer: Optimizer, *, closes: bool) -> Any:
         output = self._call(part, state, index)
         loss = output if isinstance(output, Tensor) else self._loss_of(output)
-        if loss is None:
-            return None
         k = state.accumulate_grad_batches
+        if loss is None:
+            if closes and k != 1 and self.gradients_ready.live:
+                self.gradients_ready.fire()
+            return None
         state.loss = self._last_loss = loss = loss / k if k != 1 else loss
         if self.forwarded.live:
             self.forwarded.fire()
@@ -332,10 +336,10 @@ class TrainingStep:
         """Whether the batch of now only adds to the gradients."""
         return not self._closing
 
-    def _skip(self, state: Any, batch: Any) -> None:
-        # A batch that a hook refused, or a loader gave as None: no forward, but its place is counted.
+    def _skip(self, state: Any) -> None:
+        # A loader may give None for a batch: no forward, but its place is counted. Source: Lightning 1.1.
         state.outputs = []
-        if state.skip_batch or self.closes_group(state):
+        if self.closes_group(state):
             state.optimizer_steps += 1
             state.closed_at = state.iteration
 

@@ -177,9 +177,11 @@ def bind_module(
 
     def call_batch_start(engine: Engine) -> None:
         scope.hook = name
-        # Source: Lightning 1.1, where -1 from the module's hook ends the epoch at this batch.
+        # Source: Lightning 1.1, where -1 from the module's hook ends the epoch before this batch,
+        # which is counted all the same.
         if function(*arguments(state)[:taken]) == -1:
-            state.skip_batch = True
+            state.optimizer_steps += 1
+            state.closed_at = state.iteration
             engine.terminate_epoch()
 
     chosen = call_batch_start if name == "on_train_batch_start" else call
@@ -209,17 +211,6 @@ def _listen(
     rank: float,
     listen: Callable[..., Any],
 ) -> None:
-    if hook.event is Events.ITERATION_COMPLETED and hook.stage == "train":
-        call = _unless_skipped(call, engine.state)
     call.__name__, call.__qualname__ = hook.name, getattr(function, "__qualname__", hook.name)
     listen(engine, hook.event, call, order=rank)
 
-
-def _unless_skipped(call: Callable[[Engine], None], state: State) -> Callable[[Engine], None]:
-    """A batch that was refused at its start has no end: its end hooks stay silent."""
-
-    def unless_skipped(engine: Engine) -> None:
-        if not state.skip_batch:
-            call(engine)
-
-    return unless_skipped

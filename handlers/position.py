@@ -24,7 +24,6 @@ class Position(Handler):
     def begin_epoch(self, engine: Engine) -> None:
         """The next iteration is batch 0."""
         state: Any = engine.state
-        state.skip_batch = False
         state.epoch_start = state.iteration
 
     def end_epoch(self, engine: Engine) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from leyden.engine import Engine, Events
-from leyden.handlers.base import Handler, Order
+from leyden.handlers.base import Handler
 
 __all__ = ["RunningLoss"]
 
@@ -25,8 +25,8 @@ class RunningLoss(Handler):
     Source: the loss on the progress bar of PyTorch Lightning 1.1: over 20 steps, undivided by accumulation.
     """
 
-    order = Order.METRICS
-    order_reason = "before the progress bar is drawn"
+    order = 5.0
+    order_reason = "before the hooks (10): a progress bar is drawn in one"
     state_keys = ("losses",)
 
     def __init__(self, window: int = 20) -> None:
@@ -62,8 +62,10 @@ class RunningLoss(Handler):
             self._group = []
 
     def mean(self) -> Tensor | None:
-        """The mean over the window, a tensor on its device; None before the first step."""
-        return torch.stack(list(self._steps)).mean() if self._steps else None
+        """The mean over the window, a tensor on its device; None before the first batch, NaN before the first step."""
+        if self._steps:
+            return torch.stack(list(self._steps)).mean()
+        return torch.tensor(float("nan")) if self._group else None
 
 
 def _mean(group: list[Tensor], factor: int) -> Tensor:

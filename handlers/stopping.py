@@ -81,13 +81,16 @@ class Stopping(Handler):
         """Stop at the last step, or at the batch at which a waiting stop may act."""
         state: Any = engine.state
         if self.max_steps is not None and state.optimizer_steps >= self.max_steps:
-            if state.closed_at == state.iteration or state.skip_batch:
-                engine.terminate()
+            # Not terminate(): the epoch's end hooks still run, as in Lightning.
+            engine.terminate_epoch()
         elif self.should_stop and self.minima_met(engine):
             engine.terminate_epoch()
 
     def after_epoch(self, engine: Engine) -> None:
         """Stop here if asked to."""
+        state: Any = engine.state
+        if self.max_steps is not None and state.optimizer_steps >= self.max_steps:
+            engine.terminate()
         if not self.should_stop:
             return
         if self.minima_met(engine):

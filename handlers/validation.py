@@ -58,7 +58,7 @@ class Validation(Handler):
         state: Any = engine.state
         every = self.every_n_batches
         if (state.iteration - state.epoch_start) % every == 0 and every != state.num_batches:  # type: ignore[operator]
-            if state.epoch % self.every_n_epochs == 0 and not state.skip_batch:
+            if state.epoch % self.every_n_epochs == 0:
                 self._validate(engine, on_epoch=False)
 
     def after_epoch(self, engine: Engine) -> None:

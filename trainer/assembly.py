@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from leyden.handlers.accumulation import GradientAccumulation
+from leyden.handlers.accumulation import GradientAccumulation, factor_at
 from leyden.handlers.gradient_clipping import GradientClipping
 from leyden.handlers.gradient_norm import GradientNorm
 from leyden.handlers.loader_reload import LoaderReload
 from leyden.handlers.logger_flush import LoggerFlush
+from leyden.handlers.logger_lifecycle import LoggerLifecycle
 from leyden.handlers.nan_termination import NanTermination
 from leyden.handlers.position import Position
 from leyden.handlers.stopping import Stopping
@@ -39,7 +40,13 @@ class Feature:
 
 def _accumulation(settings: Any, run: Run) -> Any:
     factor = settings.accumulate_grad_batches
-    return None if factor in (1, {0: 1}) else GradientAccumulation(factor)
+    if factor in (1, {0: 1}):
+        run.state.accumulate_grad_batches = 1
+        return None
+    handler = GradientAccumulation(factor)
+    # In force at once: it may have been changed in a hook of the epoch that begins.
+    run.state.accumulate_grad_batches = factor_at(handler.schedule, max(run.state.epoch - 1, 0))
+    return handler
 
 
 def _grad_norm(settings: Any, run: Run) -> Any:
@@ -100,6 +107,12 @@ def _nan(settings: Any, run: Run) -> Any:
     return NanTermination() if settings.terminate_on_nan else None
 
 
+def _lifecycle(settings: Any, run: Run) -> Any:
+    if settings.logger is False and not settings.needs_dummy_logger:
+        return None
+    return LoggerLifecycle(lambda: run.logger if run.trainer.is_global_zero else None)
+
+
 ASSEMBLY: tuple[Feature, ...] = (
     Feature((), lambda settings, run: Position()),
     Feature(("max_steps", "min_steps", "min_epochs"), _stopping),
@@ -109,6 +122,7 @@ ASSEMBLY: tuple[Feature, ...] = (
     Feature(("gradient_clip_val", "gradient_clip_algorithm"), _clipping),
     Feature(("terminate_on_nan",), _nan),
     Feature(("val_check_interval", "check_val_every_n_epoch", "limit_val_batches"), _validation),
+    Feature(("logger",), _lifecycle),
     Feature(("flush_logs_every_n_steps", "logger"), _flush),
 )
 

@@ -26,8 +26,10 @@ def evaluate_alone(
             f"{stage} has no model: pass one, or call fit(model) first"
         )
     verify(model, stage)
+    if datamodule is None and loaders is None and not given:
+        datamodule = run.datamodule
     run.loaders.provide(model, datamodule, **{LOADERS[stage]: loaders})
-    run.datamodule = datamodule if datamodule is not None else (None if given else run.datamodule)
+    run.datamodule = datamodule
     with run.running(model, stage):
         if run.loaders.source(LOADERS[stage], LightningModule) is None:
             raise MisconfigurationException(

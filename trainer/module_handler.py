@@ -66,6 +66,9 @@ class ModuleHandler(Handler):
 
     def _end_batch(self, engine: Engine) -> None:
         state: Any = engine.state
+        output = state.output
+        if type(output) is dict and ("log" in output or "progress_bar" in output):
+            self.recorder.train_step_output(output, state.loss)
         self.recorder.train_batch_ended(write=state.closed_at == state.iteration)
 
     def _end_epoch(self, engine: Engine) -> None:

@@ -159,7 +159,8 @@ class Run:
         """A backward pass that the module asks for, with its events."""
         step = self.step
         assert step is not None
-        self.state.loss = loss
+        factor = self.state.accumulate_grad_batches
+        self.state.loss = loss = loss / factor if factor != 1 else loss
         if step.backward_started.live:
             step.backward_started.fire()
         if step.backward is None:
@@ -197,6 +198,7 @@ class Run:
             engine.state.model, engine.state.scope = model, self.recorder
         self.recorder.bind(self.state)
         self.interrupted = False
+        self.state.settle()
         try:
             with self.interruption.listening():
                 yield
@@ -349,16 +351,22 @@ class Run:
         self.stopping().should_stop = False
         try:
             torch.set_grad_enabled(True)
-            self.request_validation()
-            self.sanity_check()
+            self.loaders.evaluation.pop("validate", None)
+            self.loaders.num_batches.pop("validate", None)
+            if self.settings.num_sanity_val_steps and self.validates:
+                self.request_validation()
+                self.sanity_check()
             self.model.train()
             self.request_training()
+            if not self._requested("validate") and not self.settings.reload_dataloaders_every_epoch:
+                self.request_validation()
             self._loop()
             self._stopped_by_signal()
         except BaseException as raised:  # every way out passes the end hooks, then goes on as it was
             error = raised
             self._failed(raised)
-        self.state.settle()
+        if error is None:
+            self.state.settle()
         self._end_of_training(error)
         return error
 
@@ -465,9 +473,15 @@ class Run:
             "position": {
                 "iteration": state.iteration,
                 "optimizer_steps": state.optimizer_steps,
-                "epoch_done": state.iteration - state.epoch_start >= state.num_batches or not self.in_batch,
+                "epoch_done": self._epoch_done(),
             },
         }
+
+    def _epoch_done(self) -> bool:
+        state = self.state
+        if state.num_batches == INFINITE:
+            return not self.in_batch
+        return state.iteration - state.epoch_start >= state.num_batches
 
     def load_resume_state(self, state: Any, epoch: int, global_step: int) -> None:
         """Begin ``epoch`` (0-based) with ``global_step`` steps done."""
@@ -512,15 +526,15 @@ class Run:
 
     def request_validation(self) -> None:
         """Ask for the validation loaders where they will be used."""
-        self.loaders.evaluation.pop("validate", None)
-        self.loaders.num_batches.pop("validate", None)
-        if self.validates:
+        if overrides(self.model, "validation_step", LightningModule) and (
+            self.loaders.source("val_dataloader", LightningModule) is not None
+        ):
             self.loaders.request_evaluation("validate", LightningModule, self.settings)
 
     def sanity_check(self) -> None:
         """Run a few validation batches before training, for their errors only."""
         steps = self.settings.num_sanity_val_steps
-        if not steps or not self.validates:
+        if not self.validates:
             return
         self.sanity_checking = True
         counts = self.loaders.num_batches["validate"]
