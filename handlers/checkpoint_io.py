@@ -11,7 +11,7 @@ from leyden.handlers.checkpoint_archive import (
 from leyden.handlers.checkpoint_async import AsyncWriter
 from leyden.handlers.checkpoint_inspect import inspect
 from leyden.handlers.checkpoint_manifest import Manifest, NotOwned
-from leyden.handlers.plain_data import plain
+from leyden.handlers.checkpoint_plain import plain
 
 __all__ = [
     "AsyncWriter",
