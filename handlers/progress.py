@@ -127,7 +127,8 @@ class ProgressBar(ProgressBarBase):
             )
         # On an engine without a Trainer a listener to exceptions would swallow them.
         if self._trainer is not None:
-            self.listen(engine, Events.EXCEPTION_RAISED, self._broken_off)
+            broken_off: Any = self._broken_off  # this event brings the exception along
+            self.listen(engine, Events.EXCEPTION_RAISED, broken_off)
         self.listen(engine, Events.INTERRUPT, self._paused)
 
     def defines(self, name: str) -> bool:
@@ -144,12 +145,11 @@ class ProgressBar(ProgressBarBase):
         return own and "on_train_batch_end" not in self.__dict__
 
     def _count(self, engine: Engine) -> None:
-        if engine.state.skip_batch:
-            return
         self._train_batch_idx = done = self._train_batch_idx + 1
         if done >= self._due and (self._clock() >= self._redraw_at or done >= self._total):
             # The engine knows better than the count above after a start in mid-epoch.
-            self._train_batch_idx = engine.state.batch_idx + 1
+            state: Any = engine.state
+            self._train_batch_idx = state.batch_idx + 1
             self._update_main()
 
     def _update_main(self) -> None:

@@ -157,6 +157,7 @@ def _line_class() -> Any:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self._written: Any = None
+            self.disable: bool
             kwargs.update(mininterval=LINE_SECONDS, position=0, dynamic_ncols=False)
             super().__init__(*args, **kwargs)
 

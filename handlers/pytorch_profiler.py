@@ -68,7 +68,7 @@ class PyTorchProfiler(BaseProfiler):
             plan = self.schedule or schedule(wait=1, warmup=1, active=3, repeat=1)
             self._profile = profile(schedule=plan, on_trace_ready=self._ready, **self._kwargs)
             self._profile.start()
-        opened = record_function(action_name)
+        opened: Any = record_function(action_name)
         opened.__enter__()
         self._ranges.append((action_name, opened))
 

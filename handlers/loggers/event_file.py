@@ -141,6 +141,9 @@ def _writer_class() -> Any:
     class DirectSummaryWriter(SummaryWriter):  # type: ignore[misc]
         """Makes its file writer a `DirectFileWriter`."""
 
+        all_writers: Any
+        file_writer: Any
+
         def _get_file_writer(self) -> Any:
             if self._write_to_disk and (self.all_writers is None or self.file_writer is None):
                 writer = DirectFileWriter(str(self.logdir), self._filename_suffix or "")

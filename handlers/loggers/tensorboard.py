@@ -109,7 +109,7 @@ class TensorBoardLogger(LightningLoggerBase):
         return self._experiment
 
     @rank_zero_only
-    def log_hyperparams(self, params: Any, metrics: Any = None) -> None:  # type: ignore[override]
+    def log_hyperparams(self, params: Any, metrics: Any = None) -> None:
         """Record hyper-parameters, and the metrics that their table shows.
 
         Args:
