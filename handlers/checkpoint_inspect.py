@@ -57,8 +57,15 @@ class Unknown:
 
     name = "?"
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Unknown":  # pickle calls no __init__
+        made = super().__new__(cls)
+        made.items = []
+        return made
+
+    items: list[Any]
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.items: list[Any] = []
+        """Take whatever the class would."""
 
     # What a pickle may do to an object it made: set its state, fill it.
 
