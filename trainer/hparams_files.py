@@ -84,7 +84,7 @@ def _by_pyyaml(text: str, name: str, beyond: _Beyond) -> Any:
     except ImportError:
         raise ValueError(
             f"{name} uses more of YAML than leyden reads by itself, near {str(beyond)!r}: "
-            "pip install pyyaml, or write plain names and values"
+            "pip install 'leyden[yaml]', or write plain names and values"
         ) from None
     try:
         return yaml.safe_load(text)
