@@ -188,6 +188,17 @@ class CheckpointRecord(CallbackBase):
             # Written into the file before it was complete.
             self.best_model_path = self.last_model_path
 
+    def _record(self) -> dict[str, Any]:
+        """The attributes that a save changes, to undo it."""
+        names = ("current_score", "kth_best_model_path", "kth_value", "best_model_score")
+        names += ("best_model_path", "last_model_path")
+        kept = {name: getattr(self, name) for name in names}
+        return {
+            **kept,
+            "best_k_models": dict(self.best_k_models),
+            "_superseded": list(self._superseded),
+        }
+
     def on_save_checkpoint(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
         return self.state_dict()

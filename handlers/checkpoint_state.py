@@ -25,7 +25,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leyden.handlers.plain_data import foreign, plain
+from leyden.handlers.checkpoint_plain import plain
+from leyden.handlers.plain_data import foreign
 
 __all__ = ["FORM", "LIGHTNING_VERSION", "callback_keys", "dump", "mismatches", "restore"]
 
@@ -81,7 +82,7 @@ def dump(trainer: Any, weights_only: bool = False) -> dict[str, Any]:
     hparams = getattr(module, "hparams", None)
     if hparams:
         checkpoint["hparams_name"] = getattr(module, "_hparams_name", None) or "kwargs"
-        checkpoint["hyper_parameters"] = plain(dict(hparams), "hyper_parameters")
+        checkpoint["hyper_parameters"] = plain(dict(hparams))
     known = set(checkpoint)
     for owner in (module, getattr(trainer, "datamodule", None)):
         hook = getattr(owner, "on_save_checkpoint", None)
@@ -89,7 +90,7 @@ def dump(trainer: Any, weights_only: bool = False) -> dict[str, Any]:
             hook(checkpoint)
     for key in set(checkpoint) - known:
         # Of the user's own making; what cannot be read back safely must not spoil the rest.
-        checkpoint[key] = plain(checkpoint[key], key)
+        checkpoint[key] = plain(checkpoint[key], name=key)
     return checkpoint
 
 

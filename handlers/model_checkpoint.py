@@ -4,13 +4,13 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar, Literal
 
 import torch
 
-from leyden.engine import Engine, Events
+from leyden.engine import Channel, Engine, Events, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
 from leyden.handlers.base import Order
 from leyden.handlers.checkpoint_arguments import Triggers, check_arguments, split_filepath
@@ -132,6 +132,9 @@ class ModelCheckpoint(CheckpointRecord):
         self._failed = False
         self._warned: set[str] = set()
         self._writer: Any = None
+        self._pending = False  # the writer has a file of ours
+        self._before_pending: dict[str, Any] = {}
+        self._saved: Channel | None = None
 
     # ------------------------------------------------------------------ moments
 
@@ -142,6 +145,9 @@ class ModelCheckpoint(CheckpointRecord):
             return
         if self.triggers.within_epochs:
             self.listen(engine, Events.ITERATION_COMPLETED, self._batch_over)
+        if self.asynchronous:
+            self._saved = engine.channel(TrainerEvents.CHECKPOINT_SAVED)
+            self.listen(engine, Events.ITERATION_COMPLETED, self._settle_if_done)
         if self.triggers.within_epochs or self.save_on_train_epoch_end:
             self.listen(engine, Events.EPOCH_COMPLETED, self._epoch_over)
 
@@ -183,7 +189,7 @@ class ModelCheckpoint(CheckpointRecord):
         ):
             # The counter has passed the last batch by now; names carry the step seen in its hooks.
             self._save_if_epoch_due(trainer, trainer.global_step - 1)
-        self._finish(trainer)
+        self._settle(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Save the state in which the training failed."""
@@ -191,7 +197,7 @@ class ModelCheckpoint(CheckpointRecord):
         if self.save_on_exception and not isinstance(exception, OSError):
             steps = getattr(trainer, "optimizer_steps", trainer.global_step)
             self._save_if_epoch_due(trainer, steps - 1)
-        self._finish(trainer)
+        self._settle(trainer)
 
     def save_checkpoint(self, trainer: Any, pl_module: Any = None) -> None:
         """Save now, if this epoch is one to save in and this step was not saved before."""
@@ -241,35 +247,50 @@ class ModelCheckpoint(CheckpointRecord):
             or getattr(trainer, "running_sanity_check", False)
         ):
             return
-        self._join_writer(trainer)
         metrics = trainer.callback_metrics
         self._adopt_monitor(metrics)
         monitored = self._monitored(metrics, strict)
         values = {**metrics, "epoch": trainer.current_epoch, "step": step}
-        before = dict(
-            self.__dict__,
-            best_k_models=dict(self.best_k_models),
-            _superseded=list(self._superseded),
-        )
-        self._last_step_saved = step
+        before, self._last_step_saved = self._last_step_saved, step  # the file says so itself
         self._saved_at = time.monotonic()
+        complete = False
         try:
-            if monitored:
-                self._save_among_best(trainer, values)
+            complete = not monitored or self._attempt(self._save_among_best, trainer, values)
             if self.monitor is None or self.save_last:
-                self._save_newest(trainer, values)
+                complete &= self._attempt(self._save_newest, trainer, values)
+        finally:
+            if not complete:
+                self._last_step_saved = before
+
+    def _attempt(
+        self,
+        part: Callable[[Any, dict[str, Any]], None],
+        trainer: Any,
+        values: dict[str, Any],
+    ) -> bool:
+        """Write one file; if the disk refuses, the record is as if it had not been tried."""
+        self._settle(trainer)
+        before = self._record()
+        try:
+            part(trainer, values)
         except OSError as error:
-            # As if it had not been tried: the files that are kept are still those that were.
             self.__dict__.update(before)
-            if self.on_error == "raise":
-                raise
-            warnings.warn(
-                f"no checkpoint for step {step}: {error}. Training goes on (on_error='warn'); "
-                "the newest checkpoint is "
-                f"{self.last_model_path or self.best_model_path or 'not there yet'}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            self._refused(error)
+            return False
+        if self._pending:
+            self._before_pending = before
+        return True
+
+    def _refused(self, error: OSError) -> None:
+        if self.on_error == "raise":
+            raise error
+        newest = self.last_model_path or self.best_model_path or "not there yet"
+        warnings.warn(
+            f"a checkpoint was not saved: {error}. Training goes on (on_error='warn'); the newest "
+            f"checkpoint is {newest}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def _save_among_best(self, trainer: Any, values: dict[str, Any]) -> None:
         score = score_of(values[self.monitor])
@@ -319,23 +340,35 @@ class ModelCheckpoint(CheckpointRecord):
             log.info("saved %s", path)
 
     def _write_later(self, trainer: Any, path: str) -> None:
-        from leyden.handlers import checkpoint_io, checkpoint_state
+        from leyden.handlers.checkpoint_async import AsyncWriter
+        from leyden.handlers.checkpoint_state import dump
 
-        self._join_writer(trainer)
-        checkpoint = checkpoint_state.dump(trainer, self.save_weights_only)
+        checkpoint = dump(trainer, self.save_weights_only)
         if not getattr(trainer, "is_global_zero", True):
             return
         if self._writer is None:
-            self._writer = checkpoint_io.AsyncWriter()
+            self._writer = AsyncWriter()
         self._writer.save(checkpoint, path)
+        self._pending = True
 
-    def _join_writer(self, trainer: Any) -> None:
-        if self._writer is not None:
-            self._writer.join()  # raises what the thread met
-            self._remove_superseded(trainer)
+    def _settle(self, trainer: Any) -> None:
+        """Wait for the writer: what it replaced goes, or what it could not write is forgotten."""
+        if not self._pending:
+            return
+        self._pending = False
+        try:
+            self._writer.join()
+        except OSError as error:
+            self.__dict__.update(self._before_pending)
+            self._refused(error)
+            return
+        self._remove_superseded(trainer)
+        if self._saved is not None and self._saved.live:
+            self._saved.fire()
 
-    def _finish(self, trainer: Any) -> None:
-        self._join_writer(trainer)
+    def _settle_if_done(self, engine: Engine) -> None:
+        if self._pending and not self._writer.busy:
+            self._settle(engine.state.trainer)  # type: ignore[attr-defined]
 
     def _remove_superseded(self, trainer: Any) -> None:
         while self._superseded:

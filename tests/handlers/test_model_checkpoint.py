@@ -12,8 +12,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from leyden.engine import TrainerEvents
 from leyden.engine.errors import MisconfigurationException
 from leyden.handlers import checkpoint_io
+from leyden.handlers.checkpoint_async import AsyncWriter
 from leyden.handlers.early_stopping import EarlyStopping
 from leyden.handlers.model_checkpoint import ModelCheckpoint
 from tests.handlers.callback_runs import Run, names
@@ -60,7 +62,7 @@ def test_nan_is_the_worst(tmp_path: Path) -> None:
     assert float(first.best_model_score or 0) == float("inf")
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0, float("nan")]), min_size=1, max_size=7),
     st.integers(1, 3),
@@ -407,7 +409,7 @@ def test_a_full_disk_ends_the_run_or_not_and_keeps_what_was_there(tmp_path: Path
     checkpoint = best(tmp_path, on_error="warn", save_last=True)
     run = Run(tmp_path, [checkpoint], scores=[3, 2, 1])
     run.before_save = full
-    with pytest.warns(RuntimeWarning, match="no checkpoint for step 7.*No space left.*last.ckpt"):
+    with pytest.warns(RuntimeWarning, match="not saved.*No space left.*last.ckpt"):
         run.fit(3)
     assert names(tmp_path) == ["epoch=2-step=11.ckpt", "last.ckpt"]
 
@@ -467,3 +469,45 @@ def test_bad_templates_are_refused(template: str) -> None:
 def test_a_format_that_does_not_fit_its_value(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="{score:d} cannot show score = 0.5"):
         Run(tmp_path, [best(tmp_path, filename="{score:d}")], scores=[0.5]).fit(1)
+
+
+# ------------------------------------------------------------------ in a thread
+
+
+def test_asynchronous_files_are_those_of_the_other_way(tmp_path: Path) -> None:
+    found = []
+    for asynchronous in (False, True):
+        folder = tmp_path / str(asynchronous)
+        checkpoint = best(folder, asynchronous=asynchronous, save_last=True, save_top_k=2)
+        run = Run(folder, [checkpoint], scores=[3, 2, 4, 1])
+        seen: list[str] = []
+        run.engine.listen(TrainerEvents.CHECKPOINT_SAVED, lambda engine, seen=seen: seen.append(""))
+        run.fit(4)
+        assert len(seen) == (7 if asynchronous else 0)  # the stand-in's own save fires none
+        weights = checkpoint_io.load(folder / "epoch=1-step=7.ckpt")["state_dict"]
+        found.append((names(folder), {k: v.tolist() for k, v in weights.items()}))
+    assert found[0] == found[1]
+
+
+def test_an_asynchronous_failure_surfaces_and_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(obj: Any, path: str) -> None:
+        if "epoch=1" in path:
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+        checkpoint_io.save(obj, path, fsync=False)
+
+    for on_error in ("raise", "warn"):
+        folder = tmp_path / on_error
+        checkpoint = best(folder, asynchronous=True, on_error=on_error)
+        checkpoint._writer = AsyncWriter(refuse)
+        run = Run(folder, [checkpoint], scores=[3, 2, 1])
+        if on_error == "raise":
+            with pytest.raises(OSError, match="No space left"):
+                run.fit(3)
+            assert names(folder) == ["epoch=0-step=3.ckpt"]
+            assert checkpoint.best_model_path == str(folder / "epoch=0-step=3.ckpt")
+        else:
+            with pytest.warns(RuntimeWarning, match="not saved.*No space left"):
+                run.fit(3)
+            assert names(folder) == ["epoch=2-step=11.ckpt"]
