@@ -189,10 +189,6 @@ class LazyScalars(dict[str, Any]):
             raw = [dict.__getitem__(self, key) for key in keys]
             dict.update(self, zip(keys, host_scalars(raw), strict=True))
 
-    def raw(self) -> dict[str, Any]:
-        """Return the values as they are, nothing read from a device."""
-        return dict(super().items())
-
     def __getitem__(self, key: str) -> Any:
         if self.stale:
             self.resolve()

@@ -140,6 +140,8 @@ class MetricRecorder:
         except (KeyError, TypeError):
             if self._module is None:
                 self._module = module
+            if not is_metric(value):
+                as_scalar(value, name, self.hook)  # the quick way below looks at the shape only
             found = self._stage.register(name, rules_of(self.hook), flags, self._epoch())
             if found is None:
                 return
