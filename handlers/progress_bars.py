@@ -192,4 +192,11 @@ def _line_class() -> Any:
             if self.leave:
                 self.display()
 
+        def clear(self, *args: Any, **kwargs: Any) -> None:
+            """Do nothing: a line that is written stays."""
+
+        @classmethod
+        def write(cls, s: str, file: Any = None, end: str = "\n", nolock: bool = False) -> None:
+            print(s, file=file, end=end)
+
     return Lines
