@@ -88,7 +88,7 @@ class Channel:
         self.event = event
         self.handlers: HandlerList | None = None
         self._hub = hub
-        self._each: tuple[tuple[int, Call], ...] = ()
+        self._each: tuple[tuple[int, Call, Record], ...] = ()
         self._filters: tuple[Filter, ...] = ()
         self._counter: str | None = None
         self._since = self._next = 0
@@ -117,10 +117,10 @@ class Channel:
         engine.last_event_name = self.event
         self.due = self._rest
         handlers = self.handlers
-        for at, call in self._each:
+        for at, call, record in self._each:
             call(engine)
             if not self._plain:  # the handlers were changed meanwhile
-                self._walk(engine, handlers, at)
+                self._walk(engine, handlers, _place(handlers, record, at))
                 return
 
     def deliver(self, engine: "Emitter", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -150,13 +150,13 @@ class Channel:
     def _compile(self, engine: "Emitter") -> None:
         handlers = self.handlers
         self._counter = counter = self._hub.counter(self.event)
-        each: list[tuple[int, Call]] = []
+        each: list[tuple[int, Call, Record]] = []
         filters: list[Filter] = []
         for at, record in enumerate(handlers or ()):
             record.call = record.compile(engine, counter)
             filter_ = record.filter
             if filter_ is None or filter_.opaque or counter is None:
-                each.append((at, record.call))
+                each.append((at, record.call, record))
             else:
                 filters.append(filter_)
         self._each, self._filters = tuple(each), tuple(filters)
@@ -181,11 +181,11 @@ class Channel:
         handlers = self.handlers
         if self._since <= counter < self._next:
             self.due = -1 if self._each else self._next
-            for at, call in self._each:
+            for at, call, record in self._each:
                 call(engine)
                 # A handler may move the counter of its own event: a later filter may pass then.
                 if self._stale or getattr(engine.state, self._counter, 0) != counter:
-                    self._walk(engine, handlers, at)
+                    self._walk(engine, handlers, _place(handlers, record, at))
                     return
             return
         # Outside of the window the filters are looked at: due, or the counter stands or went back.
@@ -215,10 +215,15 @@ class Channel:
                 if call is None:
                     call = record.call = record.compile(engine, self._hub.counter(self.event))
                 call(engine)
-            if at >= len(handlers) or handlers[at] is not record:
-                # Something was put in front of it, or it was replaced where it stood.
-                at = next((i for i, other in enumerate(handlers) if other is record), at)
-            at += 1
+            at = _place(handlers, record, at) + 1
+
+
+def _place(handlers: HandlerList | None, record: Record, at: int) -> int:
+    """Find a record that stood at `at`: something may have been put in front of it meanwhile."""
+    if handlers is None or (at < len(handlers) and handlers[at] is record):
+        return at
+    # Not found: it was removed or replaced where it stood.
+    return next((i for i, other in enumerate(handlers) if other is record), at)
 
 
 class Registry(dict[Any, HandlerList]):

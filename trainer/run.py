@@ -574,6 +574,9 @@ class Run:
             self.recorder.hook = hook
         if engine.phase is Phase.INTERRUPTED:
             raise KeyboardInterrupt
+        predictions = self.model._predictions
+        if predictions is not None:
+            predictions.write(self.trainer.global_rank, self.trainer.world_size)
         return results
 
 
