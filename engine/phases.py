@@ -140,7 +140,7 @@ class Machine:
 
     Attributes:
         phase: where the run stands. Written by :meth:`move` and by the run loop (see the top).
-        left: the running phase that a stopped run was in; None before the first stop.
+        left: the running phase that a run at rest was stopped in; None where nothing was stopped.
         pending: whether any request is open; the run loop looks at nothing else.
     """
 
@@ -178,7 +178,7 @@ class Machine:
     @property
     def inside_epoch(self) -> bool:
         """Whether the run stands, or was stopped, between an epoch's first and last event."""
-        return (self.left or self.phase) in _INSIDE_EPOCH
+        return (self.phase if self.phase in _RUNNING else self.left) in _INSIDE_EPOCH
 
     @property
     def terminate(self) -> bool | str:

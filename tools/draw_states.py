@@ -24,9 +24,9 @@ changes nothing.
 ```
 
 Not drawn, to keep the picture readable: INTERRUPT and TERMINATE lead from every running phase to
-INTERRUPTED and TERMINATED, START from every phase at rest to STARTED, FAIL from everywhere but IDLE
-to FAILED. RESTORE, which is `load_state_dict()`, leads from every phase at rest to IDLE, and is
-allowed between epochs as well.
+INTERRUPTED and TERMINATED, START from every phase at rest to STARTED, FAIL from everywhere but
+IDLE to FAILED. RESTORE, which is `load_state_dict()`, leads from every phase at rest to IDLE, and
+is allowed between epochs as well.
 
 | move | who makes it | from | to |
 | --- | --- | --- | --- |
@@ -36,8 +36,8 @@ allowed between epochs as well.
 handlers of the current event, or of the next one, have run.
 
 An interrupted run goes on with the move that would have come next. After TERMINATED and FAILED,
-`run()` begins the next epoch, or a new run if there is none left; to go on inside the epoch that was
-stopped, `engine.load_state_dict(engine.state_dict())` first.
+`run()` begins the next epoch, or a new run if there is none left; to go on inside the epoch that
+was stopped, `engine.load_state_dict(engine.state_dict())` first.
 """
 
 WHO = {

@@ -39,8 +39,8 @@ HANDLERS = (
 )
 
 # Left out of both runs, since the lane is to stay below three minutes. Nothing but time is wrong
-# with them: the first three train for 80 s with DeterministicEngine, which is a subclass of ignite's
-# own Engine in either run; the others sleep, and have shorter twins that stay in.
+# with them: the first three train for 80 s with DeterministicEngine, a subclass of ignite's own
+# Engine in either run; the others sleep, and have shorter twins that stay in.
 TOO_SLOW = (
     "tests/ignite/engine/test_deterministic.py::test_gradients_on_resume_cpu",
     "tests/ignite/engine/test_deterministic.py::test_resume_random_dataloader_from_epoch",
