@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -80,9 +81,15 @@ def begin(bar: Any, total: float | None, description: str, done: int = 0) -> Non
 
 def _is_terminal(file: Any) -> bool:
     try:
-        return bool(file.isatty())
+        if not file.isatty():
+            return False
     except (AttributeError, ValueError):  # no such method; a closed file
         return False
+    try:
+        # A terminal that says it has no columns, as in some containers: a bar in it has no width.
+        return os.get_terminal_size(file.fileno()).columns > 0
+    except (AttributeError, OSError, ValueError):  # not a real file
+        return True
 
 
 def _in_notebook() -> bool:

@@ -1,6 +1,7 @@
 """The progress bar: counters, what is drawn and when, plain lines, broken runs, cost."""
 
 import io
+import os
 import pickle
 import sys
 from collections.abc import Iterator
@@ -247,6 +248,20 @@ def test_plain_lines_where_there_is_no_terminal(
         "Epoch 1: 100% 102/102",
     ]
     assert all("\r" not in line and line.endswith("loss=0.5, acc=0.25]") for line in lines)
+
+
+def test_a_terminal_without_columns_gets_lines() -> None:
+    pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
+    ours, theirs = pty.openpty()
+    try:
+        with open(theirs, "w", closefd=False) as file:
+            assert file.isatty()
+            made = progress_bars.make_bar(total=2, file=file)
+            assert type(made).__name__ == "Lines"
+            made.close()
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_lines_without_a_length(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
