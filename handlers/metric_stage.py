@@ -12,7 +12,7 @@ from leyden.handlers.metric_objects import computed
 from leyden.handlers.metric_records import FLAG_NAMES, Record
 from leyden.handlers.metric_rules import Rules
 from leyden.handlers.metric_sync import all_reduce, is_writer, world_size
-from leyden.handlers.metric_values import check_name
+from leyden.handlers.metric_values import LazyScalars, check_name, host_scalars
 
 __all__ = ["Nowhere", "Stage", "share_steps"]
 
@@ -126,6 +126,37 @@ class Stage:
         self.pending.clear()
         return out
 
+    def show_steps(self, callback: dict[str, Any], bar: LazyScalars, batch_idx: int) -> None:
+        """Show the step values of an evaluation batch, and keep their row for the logger."""
+        row: dict[str, Any] = {}
+        for record in self.shown_steps():
+            if record.forked:
+                callback[record.key] = record.value
+                self.callback[record.key] = (record.value, record.loader)
+            if record.logger:
+                row[record.row_key] = record.value
+            if record.prog_bar:
+                bar.store({record.step_key: record.value})
+        if row:
+            # Lightning 1.1.8 repeats the last values of the loaders before in each row.
+            self.row = row
+            self.rows.append(({**self.carried, **row}, batch_idx))
+
+    def take_rows(self) -> list[tuple[dict[str, Any], int]]:
+        """Return the rows that have gathered, read to the host in one transfer."""
+        rows, self.rows = self.rows, []
+        numbers = iter(host_scalars([value for row, _ in rows for value in row.values()]))
+        return [({key: next(numbers) for key in row}, step) for row, step in rows]
+
+    def results(self) -> list[dict[str, Any]]:
+        """Return what callbacks saw, as numbers: one dict a data loader."""
+        numbers = host_scalars([value for value, _ in self.callback.values()])
+        out: list[dict[str, Any]] = [{} for _ in range(self.loaders)]
+        for (key, (_, loader)), number in zip(self.callback.items(), numbers, strict=True):
+            for mine in out if loader is None else (out[loader],):
+                mine[key] = number
+        return out
+
     def reduced(self) -> list[tuple[Record, Any]]:
         """Return every record that has a value for the epoch, with it, over all processes."""
         out: list[tuple[Record, Any]] = []
@@ -159,6 +190,12 @@ class Stage:
             record.forget()
         self.pending.clear()
         self.since_flush = 0
+
+    def empty(self) -> None:
+        """Drop the records too."""
+        self.records.clear()
+        for table in self.tables:
+            table.clear()
 
 
 def share_steps(pending: list[Record]) -> None:

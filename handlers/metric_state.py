@@ -48,8 +48,7 @@ def load_stage(stage: Stage, state: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         What is left for `place_metrics`: the saved metric objects, path -> state and records.
     """
-    stage.records.clear()
-    stage.tables[0].clear()
+    stage.empty()
     left = {path: {"state": saved, "records": []} for path, saved in state["objects"].items()}
     for saved in state["records"]:
         record = _record(stage, saved)

@@ -181,6 +181,12 @@ class LazyScalars(dict[str, Any]):
         super().__init__(*args, **kwargs)
         self.stale = True
 
+    def store(self, values: Mapping[str, Any]) -> None:
+        """Take numbers and tensors; the tensors are read when somebody looks."""
+        if values:
+            self.update(values)
+            self.stale = True
+
     def resolve(self) -> None:
         """Read every tensor to the host."""
         self.stale = False

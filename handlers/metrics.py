@@ -38,7 +38,7 @@ class MetricRecorder:
             from 1, is a multiple of it; 0 never.
         move_metrics_to_cpu: keep logged tensors in host memory. This waits for the device on each
             logged value, and is worth it only where device memory is short.
-        logger: gets ``agg_and_log_metrics(scalars, step=...)``; None keeps the dicts only.
+        logger: gets ``log_metrics(numbers, step)`` for each row; None keeps the dicts only.
         fast_dev_run: write every step.
 
     Attributes:
@@ -90,6 +90,13 @@ class MetricRecorder:
                 module of the first ``self.log`` if it is left out.
         """
         self._state = state
+        other = module is not None and module is not self._module
+        left = not self._batches or (other and self._module is not None)
+        if left and not self._restored:
+            # Nothing of an epoch is to be kept: this run may log other things by these names.
+            self._clear_train()
+            self._train.empty()
+            self._module = None
         if module is not None:
             self._module = module
             self._place_metrics()
@@ -227,8 +234,8 @@ class MetricRecorder:
         shown, logged, bar = split_returned(entries)
         self.callback_metrics.update(shown)
         self._returned.update(logged)
-        _store(self.logged_metrics, logged)
-        _store(self.progress_bar_metrics, bar)
+        self.logged_metrics.store(logged)
+        self.progress_bar_metrics.store(bar)
 
     def train_batch_ended(self, *, write: bool, force: bool = False) -> None:
         """Show the batch's values, and write a row if one is due.
@@ -334,35 +341,16 @@ class MetricRecorder:
         self._batch = None
         self._weight = 0
         if stage.pending:
-            row = self._show_steps(stage)
-            if row:
-                # Lightning 1.1.8 repeats the last values of the loaders before in each row.
-                stage.row = row
-                stage.rows.append(({**stage.carried, **row}, self._batch_idx))
+            stage.show_steps(self.callback_metrics, self.progress_bar_metrics, self._batch_idx)
         stage.since_flush += 1
         if stage.since_flush == FLUSH_EVERY:
             stage.flush()
             self._write_steps(stage)
 
-    def _show_steps(self, stage: Stage) -> dict[str, Any]:
-        row: dict[str, Any] = {}
-        for record in stage.shown_steps():
-            if record.forked:
-                self.callback_metrics[record.key] = record.value
-                stage.callback[record.key] = (record.value, record.loader)
-            if record.logger:
-                row[record.row_key] = record.value
-            if record.prog_bar:
-                _store(self.progress_bar_metrics, {record.step_key: record.value})
-        return row
-
     def _write_steps(self, stage: Stage) -> None:
-        """Hand the step rows that have gathered to the logger, in one transfer."""
-        rows, stage.rows = stage.rows, []
-        if rows and stage.name != "sanity":
-            numbers = iter(host_scalars([v for row, _ in rows for v in row.values()]))
-            for row, step in rows:
-                self._write({key: next(numbers) for key in row}, step)
+        for row, step in stage.take_rows():
+            if stage.name != "sanity":
+                self._write(row, step)
 
     def eval_epoch_ended(self, epoch_end_result: Any = None) -> list[dict[str, Any]]:
         """Reduce, show and write what was logged; return one dict of numbers a data loader.
@@ -374,16 +362,11 @@ class MetricRecorder:
             epoch_end_result: what ``validation_epoch_end`` (or ``test_epoch_end``) returned.
         """
         stage = self._stage
-        self._show_steps(stage)
+        stage.show_steps(self.callback_metrics, self.progress_bar_metrics, self._batch_idx)
         self._write_steps(stage)
         self._finish(epoch_end_result)
         stage.forget()
-        numbers = host_scalars([value for value, _ in stage.callback.values()])
-        results: list[dict[str, Any]] = [{} for _ in range(stage.loaders)]
-        for (key, (_, loader)), number in zip(stage.callback.items(), numbers, strict=True):
-            for mine in results if loader is None else (results[loader],):
-                mine[key] = number
-        return results
+        return stage.results()
 
     def eval_finished(self) -> None:
         """The evaluation run is over: go on with the training epoch around it.
@@ -446,14 +429,14 @@ class MetricRecorder:
             self.callback_metrics[record.epoch_key] = value
             stage.callback[record.epoch_key] = (value, record.loader)
             if record.prog_bar:
-                _store(self.progress_bar_metrics, {record.epoch_key: value})
+                self.progress_bar_metrics.store({record.epoch_key: value})
             if record.logger:
                 row[record.epoch_key] = value
         for part in returned_dicts(returned):
             shown, logged, bar = split_returned(part)
             self.callback_metrics.update(shown)
             stage.callback.update((key, (value, None)) for key, value in shown.items())
-            _store(self.progress_bar_metrics, bar)
+            self.progress_bar_metrics.store(bar)
             row.update(logged)
         if row:
             self._write(row)
@@ -467,8 +450,9 @@ class MetricRecorder:
             step = self._state.global_step
         if self.logger is not None and self.stage != "sanity" and is_writer():
             row = dict(zip(row, host_scalars(row.values()), strict=True))
-            self.logger.agg_and_log_metrics(row, step=step)
-        _store(self.logged_metrics, row)
+            # Not agg_and_log_metrics: it would merge this row with the next one of the same step.
+            self.logger.log_metrics(row, step)
+        self.logged_metrics.store(row)
 
     # state -------------------------------------------------------------------------------------
 
@@ -500,9 +484,3 @@ class MetricRecorder:
         if self._module is not None and self._unplaced:
             place_metrics(self._module, self._unplaced)
             self._unplaced = {}
-
-
-def _store(target: LazyScalars, values: Mapping[str, Any]) -> None:
-    if values:
-        target.update(values)
-        target.stale = True

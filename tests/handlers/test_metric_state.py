@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from leyden.handlers.metric_state import load_stage
 from leyden.handlers.metric_stage import Stage
+from leyden.handlers.metric_state import load_stage
 from tests.handlers.metrics_fakes import Run
 
 

@@ -93,6 +93,6 @@ def test_two_processes_agree_in_one_call_a_boundary(tmp_path: Path) -> None:
         assert callback["some"] == pytest.approx((0 + 1 + 3 * 1) / 5)
         assert ("zero" in callback) == (rank == 0)
         assert out["refused"]
-        # one call for the due row; at the epoch's end one for sums and means and one for the maximum
+        # one for the due row; at the epoch's end one for sums and means, one for the maximum
         assert out["calls"] == [1, 3]
         assert out["rows"] == (2 if rank == 0 else 0)

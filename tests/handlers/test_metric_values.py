@@ -27,10 +27,12 @@ PLAIN = {"a": 1.5, "n": 2, "b": 2.5, "i": 3}
 @pytest.mark.parametrize(
     "read",
     [
-        dict, lambda d: {**d}, lambda d: d.copy(), copy.copy, copy.deepcopy, lambda d: dict(d.items()),
+        dict, lambda d: {**d}, lambda d: d.copy(), copy.copy, copy.deepcopy,
+        lambda d: dict(d.items()),
         lambda d: {k: d[k] for k in d}, lambda d: {k: d.get(k) for k in d.keys()}, lambda d: d | {},
         lambda d: {} | d, lambda d: dict(zip(d, d.values(), strict=True)),
-        lambda d: {k: d.pop(k) for k in list(d)}, lambda d: dict([d.popitem() for _ in range(4)][::-1]),
+        lambda d: {k: d.pop(k) for k in list(d)},
+        lambda d: dict([d.popitem() for _ in range(4)][::-1]),
         lambda d: {k: d.setdefault(k, 9) for k in list(d)}, lambda d: json.loads(json.dumps(d)),
         lambda d: pickle.loads(pickle.dumps(d)), lambda d: eval(repr(d)), lambda d: d,
     ],
@@ -63,7 +65,8 @@ def test_host_scalars_keeps_order_kinds_and_precision() -> None:
     "batch, size",
     [
         (torch.zeros(5, 2), 5), (torch.tensor(1.0), 1), ([torch.zeros(3), torch.zeros(7)], 3),
-        ((torch.zeros(4, 1), 1), 4), ({"x": torch.zeros(6)}, 6), ({"x": {"y": [torch.zeros(2)]}}, 2),
+        ((torch.zeros(4, 1), 1), 4), ({"x": torch.zeros(6)}, 6),
+        ({"x": {"y": [torch.zeros(2)]}}, 2),
         ("word", 4), (["ab", "c"], 2), (None, 1), (3.5, 1), ([], 1), ({}, 1), ((), 1),
         (OrderedDict(x=torch.zeros(8)), 8), (SimpleNamespace(num_graphs=9), 9),
         (SimpleNamespace(batch_size=3), 3), (SimpleNamespace(batch_size="3"), 1),

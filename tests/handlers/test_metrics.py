@@ -442,3 +442,18 @@ def test_a_recorder_without_position_or_logger_works() -> None:
     recorder.logger = Rows()
     recorder.log_metrics({"a": 2.0})
     assert recorder.logger.rows == [({"a": 2.0, "epoch": 0}, 0)]
+
+
+def test_another_module_begins_with_nothing() -> None:
+    run = Run()
+    first, second = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    run.recorder.bind(run.state, first)
+    run.recorder.train_epoch_started()
+    run.batch(0)
+    run.log("a", 100.0, on_step=False, on_epoch=True)
+    run.recorder.train_batch_ended(write=True)
+    run.recorder.bind(run.state, first)  # goes on in the middle of the epoch
+    run.recorder.bind(run.state, second)
+    run.recorder.train_epoch_started()
+    run.recorder.train_epoch_ended(None)
+    assert run.metrics()["callback"] == {}
