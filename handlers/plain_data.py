@@ -1,11 +1,13 @@
-"""Find what is no plain data, and so cannot be read back without running code."""
+"""Plain data: find what is none, and make it."""
 
 from collections import OrderedDict
 from typing import Any
 
 import torch
 
-__all__ = ["foreign"]
+from leyden.handlers.checkpoint_plain import plain
+
+__all__ = ["foreign", "plain"]
 
 _ATOMS = (str, bytes, int, float, bool, complex, type(None), torch.dtype)
 _ATOMS += (torch.Size, torch.device)
