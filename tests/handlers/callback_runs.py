@@ -95,6 +95,9 @@ class Run:
                 if callback.defines("on_exception"):
                     callback.on_exception(self, self.model, error)  # type: ignore[attr-defined]
             raise
+        finally:
+            self.state.settle()
+            fire(TrainerEvents.TRAINING_ENDED)
         return self
 
     def save_checkpoint(self, path: str, weights_only: bool = False) -> None:
