@@ -38,7 +38,7 @@ def _eval_batch_end(state: State) -> tuple[Any, ...]:
 
 
 def _epoch_outputs(state: State) -> tuple[Any, ...]:
-    return (state.epoch_outputs,)
+    return (getattr(state, "epoch_outputs", []),)  # an engine without a Trainer keeps none
 
 
 def _optimizer(state: State) -> tuple[Any, ...]:
