@@ -190,11 +190,13 @@ class CheckpointRecord(CallbackBase):
 
     def _record(self) -> dict[str, Any]:
         """The attributes that a save changes, to undo it."""
-        names = ("current_score", "kth_best_model_path", "kth_value", "best_model_score")
-        names += ("best_model_path", "last_model_path")
-        kept = {name: getattr(self, name) for name in names}
         return {
-            **kept,
+            "current_score": self.current_score,
+            "kth_best_model_path": self.kth_best_model_path,
+            "kth_value": self.kth_value,
+            "best_model_score": self.best_model_score,
+            "best_model_path": self.best_model_path,
+            "last_model_path": self.last_model_path,
             "best_k_models": dict(self.best_k_models),
             "_superseded": list(self._superseded),
         }

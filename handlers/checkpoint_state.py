@@ -75,7 +75,7 @@ def dump(trainer: Any, weights_only: bool = False) -> dict[str, Any]:
         scaler = getattr(trainer, "scaler", None)
         if scaler is not None:
             checkpoint["native_amp_scaling_state"] = scaler.state_dict()
-        datamodule = getattr(trainer, "datamodule", None)
+        datamodule: Any = getattr(trainer, "datamodule", None)
         kept = datamodule.state_dict() if hasattr(datamodule, "state_dict") else None
         if kept and _is_data(type(datamodule).__name__, "state_dict", kept):
             checkpoint["leyden"]["datamodule"] = kept
@@ -118,7 +118,7 @@ def restore(trainer: Any, checkpoint: dict[str, Any]) -> None:
     problems = _run_mismatches(trainer, checkpoint)
     if problems:
         _refuse(problems + _weights(checkpoint["state_dict"], module.state_dict()))
-    datamodule = getattr(trainer, "datamodule", None)
+    datamodule: Any = getattr(trainer, "datamodule", None)
     for owner in (datamodule, module):
         hook = getattr(owner, "on_load_checkpoint", None)
         if hook is not None:

@@ -293,7 +293,7 @@ class ModelCheckpoint(CheckpointRecord):
         )
 
     def _save_among_best(self, trainer: Any, values: dict[str, Any]) -> None:
-        score = score_of(values[self.monitor])
+        score = score_of(values[self.monitor or ""])
         if not self.check_monitor_top_k(score):
             if self.verbose:
                 log.info(

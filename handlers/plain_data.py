@@ -9,8 +9,8 @@ from leyden.handlers.checkpoint_plain import plain
 
 __all__ = ["foreign", "plain"]
 
-_ATOMS = (str, bytes, int, float, bool, complex, type(None), torch.dtype)
-_ATOMS += (torch.Size, torch.device)
+_ATOMS: tuple[type, ...] = (str, bytes, int, float, bool, complex, type(None))
+_ATOMS += (torch.dtype, torch.Size, torch.device)
 
 
 def foreign(value: Any, at: str = "") -> str | None:

@@ -70,7 +70,8 @@ class ThroughputMonitor(CallbackBase):
         self._every = 1
         self._since = 0.0  # the monotonic clock, in seconds
         self._paused_at = 0.0
-        self._counted = [0, 0, 0.0]  # batches, samples and operations since the last value
+        # batches, samples and operations since the last value
+        self._counted = [0.0, 0.0, 0.0]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to count."""
@@ -103,7 +104,8 @@ class ThroughputMonitor(CallbackBase):
         if flops is not None:
             counted[2] += flops(batch) if callable(flops) else flops
         if counted[0] >= self._every:
-            self.last = rates(*counted, time.monotonic() - self._since, self.peak_flops)
+            seconds = time.monotonic() - self._since
+            self.last = rates(counted[0], counted[1], counted[2], seconds, self.peak_flops)
             self.last["throughput/samples"] = float(self.samples)
             self.last["throughput/batches"] = float(self.batches)
             trainer.logger.log_metrics(self.last, step=trainer.global_step)
@@ -119,7 +121,7 @@ class ThroughputMonitor(CallbackBase):
 
     def _begin(self) -> None:
         self._since = time.monotonic()
-        self._counted = [0, 0, 0.0]
+        self._counted = [0.0, 0.0, 0.0]
 
 
 def rates(
