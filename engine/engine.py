@@ -207,7 +207,8 @@ class Engine(Resumable):
             if machine.phase is not Phase.IDLE:
                 machine.move(Move.FAIL)
             self._dataloader_iter = None
-            self.logger.error("Engine run is terminating due to exception: %s", error)
+            if not self.reraise:  # otherwise the caller sees it, which is better than a log
+                self.logger.error("Engine run is terminating due to exception: %s", error)
             if error is self._reported:
                 raise
             self._handle_exception(error)

@@ -222,6 +222,16 @@ class Feed:
             )
         self._pending = state
 
+    def restore_streams(self) -> None:
+        """Put back the streams of random numbers of a loaded state now, before the next ``iter``."""
+        if self._pending is not None:
+            self._position.streams.write(self._pending["streams"])
+
+    def keep_streams(self) -> None:
+        """Let the next ``iter`` of a loaded state go on with the streams as they are now."""
+        if self._pending is not None:
+            self._pending = {**self._pending, "streams": self._position.streams.read()}
+
     def resumable(self) -> tuple[bool, str]:
         """Say whether a run stopped within an epoch will go on exactly, and how or why not."""
         if self.unknown == "refuse" and isinstance(self._position, DrainedPosition):

@@ -41,5 +41,7 @@ class LoggerFlush(Handler):
     def save_if_due(self, engine: Engine) -> None:
         """Write where the step is due."""
         state: Any = engine.state
-        if (state.global_step + 1) % self.every_n_steps == 0 or (self.at_once is not None and self.at_once()):
+        # global_step + 1, written out: this runs at every batch.
+        step = state.optimizer_steps + (state.closed_at != state.iteration)
+        if step % self.every_n_steps == 0 or (self.at_once is not None and self.at_once()):
             self.save()

@@ -11,11 +11,15 @@ __all__ = ["Position"]
 class Position(Handler):
     """Moves the counters that everything else reads; see :class:`leyden.engine.state.TrainState`.
 
+    Where the engine knows how many batches an epoch has, ``state.num_batches`` says it too.
+
     Runs on: EPOCH_STARTED and EPOCH_COMPLETED, last.
     """
 
     order = Order.COUNTERS
-    order_reason = "last: all handlers of an epoch's start and end see the counters of the batch before"
+    order_reason = (
+        "last: all handlers of an epoch's start and end see the counters of the batch before"
+    )
 
     def attach(self, engine: Engine) -> None:
         self.listen(engine, Events.EPOCH_STARTED, self.begin_epoch)
@@ -24,7 +28,8 @@ class Position(Handler):
     def begin_epoch(self, engine: Engine) -> None:
         """The next iteration is batch 0."""
         state: Any = engine.state
-        state.epoch_start = state.iteration
+        # A resumed run begins in the middle.
+        state.epoch_start = state.iteration - engine.epoch_iteration
 
     def end_epoch(self, engine: Engine) -> None:
         """The last batch is over: ``global_step`` counts it."""

@@ -54,10 +54,12 @@ class RunningLoss(Handler):
         state: Any = engine.state
         if state.loss is None:
             return
-        self._group.append(state.loss.detach())
+        loss, group, factor = state.loss.detach(), self._group, state.accumulate_grad_batches
+        if factor == 1 and not group and state.closed_at == state.iteration:
+            self._steps.append(loss)
+            return
+        group.append(loss)
         if state.closed_at == state.iteration:
-            factor = state.accumulate_grad_batches
-            group = self._group
             self._steps.append(group[0] * factor if len(group) == 1 and factor != 1 else _mean(group, factor))
             self._group = []
 

@@ -24,11 +24,14 @@ class LRSchedulers(Handler):
     Runs on: ITERATION_COMPLETED where a group of batches is complete (interval "step", if the batch's number in
     the epoch is a multiple of the frequency); the evaluator's EPOCH_COMPLETED, else EPOCH_COMPLETED.
 
+    State: the epoch and the iteration of the last steps.
+
     Source: PyTorch Lightning 1.1; differently, epoch schedulers step in every epoch, whether or not it validates.
     """
 
     order = Order.SCHEDULERS
     order_reason = "after validation (35): ReduceLROnPlateau reads its metrics"
+    state_keys = ("stepped_in", "stepped_at")
 
     def __init__(
         self,
@@ -43,12 +46,12 @@ class LRSchedulers(Handler):
         self.metrics = metrics
         self.evaluator = evaluator
         self.warn = warn
-        self._stepped_in = -1
+        self.stepped_in = -1
+        self.stepped_at = -1
         self._engine: Engine | None = None
 
     def attach(self, engine: Engine) -> None:
         self._engine = engine
-        self._stepped_in = -1
         intervals = {entry["interval"] for entry in self.schedulers}
         if "step" in intervals:
             self.listen(engine, Events.ITERATION_COMPLETED, self.after_batch)
@@ -61,7 +64,15 @@ class LRSchedulers(Handler):
         """Step what goes by batches, where the optimizer stepped."""
         state: Any = engine.state
         if state.closed_at == state.iteration:
+            self.stepped_at = state.iteration
             self.step("step", state.batch_idx)
+
+    def catch_up(self, engine: Engine, *, closed: bool) -> None:
+        """Step for a batch whose checkpoint was saved between its optimizer step and its scheduler step."""
+        state: Any = engine.state
+        if closed and self.stepped_at != state.iteration and any(e["interval"] == "step" for e in self.schedulers):
+            self.stepped_at = state.iteration
+            self.step("step", state.iteration - state.epoch_start - 1)
 
     def in_validation(self, evaluator: Engine) -> None:
         """Step what goes by epochs, inside the validation that ends one."""
@@ -72,8 +83,8 @@ class LRSchedulers(Handler):
     def after_epoch(self, engine: Engine) -> None:
         """Step what goes by epochs, once an epoch."""
         state: Any = engine.state
-        if self._stepped_in != state.epoch:
-            self._stepped_in = state.epoch
+        if self.stepped_in != state.epoch:
+            self.stepped_in = state.epoch
             self.step("epoch", state.epoch - 1)
 
     def step(self, interval: str, index: int) -> None:

@@ -49,7 +49,10 @@ class Validation(Handler):
         self.wanted = wanted
 
     def attach(self, engine: Engine) -> None:
-        if self.every_n_batches is not None and self.every_n_batches != float("inf"):
+        state: Any = engine.state
+        # As often as an epoch has batches is at its end, which after_epoch sees.
+        ends = (None, float("inf"), getattr(state, "num_batches", None))
+        if self.every_n_batches not in ends:
             self.listen(engine, Events.ITERATION_COMPLETED, self.after_batch)
         self.listen(engine, Events.EPOCH_COMPLETED, self.after_epoch)
 

@@ -17,6 +17,8 @@ from leyden.handlers.logger_lifecycle import LoggerLifecycle
 from leyden.handlers.nan_termination import NanTermination
 from leyden.handlers.position import Position
 from leyden.handlers.stopping import Stopping
+from leyden.handlers.summary_printer import SummaryPrinter
+from leyden.handlers.torch_flags import TorchFlags
 from leyden.handlers.validation import Validation
 from leyden.module import LightningModule
 from leyden.overrides import overrides
@@ -57,13 +59,17 @@ def _grad_norm(settings: Any, run: Run) -> Any:
     def report(norms: dict[str, Any]) -> None:
         run.recorder.log_metrics({}, grad_norms=norms)
 
-    return GradientNorm("inf" if p == float("inf") else p, report, measure=lambda p: run.model.grad_norm(p))
+    return GradientNorm(
+        "inf" if p == float("inf") else p, report, measure=lambda p: run.model.grad_norm(p)
+    )
 
 
 def _clipping(settings: Any, run: Run) -> Any:
     if not settings.gradient_clip_val:
         return None
-    handler = GradientClipping(settings.gradient_clip_val, algorithm=settings.gradient_clip_algorithm)
+    handler = GradientClipping(
+        settings.gradient_clip_val, algorithm=settings.gradient_clip_algorithm
+    )
 
     def own(optimizer: Any, index: int, limit: float, algorithm: str) -> None:
         if overrides(run.model, "configure_gradient_clipping", LightningModule):
@@ -77,7 +83,10 @@ def _clipping(settings: Any, run: Run) -> Any:
 
 def _stopping(settings: Any, run: Run) -> Any:
     return Stopping(
-        max_steps=settings.max_steps, min_epochs=settings.min_epochs, min_steps=settings.min_steps, say=run.say
+        max_steps=settings.max_steps,
+        min_epochs=settings.min_epochs,
+        min_steps=settings.min_steps,
+        say=run.say,
     )
 
 
@@ -100,7 +109,9 @@ def _reload(settings: Any, run: Run) -> Any:
 def _flush(settings: Any, run: Run) -> Any:
     if settings.logger is False or settings.logger is None:
         return None
-    return LoggerFlush(run.save_logger, every_n_steps=settings.flush_logs_every_n_steps, at_once=run.flush_now)
+    return LoggerFlush(
+        run.save_logger, every_n_steps=settings.flush_logs_every_n_steps, at_once=run.flush_now
+    )
 
 
 def _nan(settings: Any, run: Run) -> Any:
@@ -113,8 +124,20 @@ def _lifecycle(settings: Any, run: Run) -> Any:
     return LoggerLifecycle(lambda: run.logger if run.trainer.is_global_zero else None)
 
 
+def _flags(settings: Any, run: Run) -> Any:
+    if not (settings.deterministic or settings.benchmark):
+        return None
+    return TorchFlags(deterministic=settings.deterministic, benchmark=settings.benchmark)
+
+
+def _summary(settings: Any, run: Run) -> Any:
+    return None if settings.weights_summary is None else SummaryPrinter(settings.weights_summary)
+
+
 ASSEMBLY: tuple[Feature, ...] = (
     Feature((), lambda settings, run: Position()),
+    Feature(("deterministic", "benchmark"), _flags),
+    Feature(("weights_summary",), _summary),
     Feature(("max_steps", "min_steps", "min_epochs"), _stopping),
     Feature(("reload_dataloaders_every_epoch",), _reload),
     Feature(("accumulate_grad_batches",), _accumulation),
@@ -154,7 +177,11 @@ def origin_of(arguments: tuple[str, ...], settings: Any) -> str:
     for name in arguments:
         if name in settings.given:
             return f"{name}={_short(getattr(settings, name))}"
-    return f"{arguments[0]}={_short(getattr(settings, arguments[0]))} (default)" if arguments else "always"
+    return (
+        f"{arguments[0]}={_short(getattr(settings, arguments[0]))} (default)"
+        if arguments
+        else "always"
+    )
 
 
 def _short(value: Any) -> str:

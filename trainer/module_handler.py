@@ -24,7 +24,7 @@ class ModuleHandler(Handler):
         super().__init__()
         self.model = model
         self.recorder = recorder
-        self._kept: list[list[Any]] = []
+        self.kept_outputs: list[list[Any]] = []
         self._outputs: list[Outputs] = []
 
     def attach(self, engine: Engine) -> None:
@@ -52,17 +52,17 @@ class ModuleHandler(Handler):
         self.listen(engine, Events.EPOCH_COMPLETED, self._end_epoch, order=20)
         self.listen(engine, Events.ITERATION_COMPLETED, self._end_batch, order=Order.METRICS)
         if self.defines("training_epoch_end") or self.defines("on_train_epoch_end"):
-            self.listen(engine, Events.ITERATION_COMPLETED, self._keep, order=29)
+            self.listen(engine, Events.ITERATION_COMPLETED, self._keep, order=4)
 
     def _begin_epoch(self, engine: Engine) -> None:
-        self._kept = []
-        engine.state.epoch_outputs = self._kept
+        self.kept_outputs = []
+        engine.state.epoch_outputs = self.kept_outputs
         self.recorder.train_epoch_started()
 
     def _keep(self, engine: Engine) -> None:
         outputs = engine.state.outputs
         if any(outputs):
-            self._kept.append(outputs)
+            self.kept_outputs.append(outputs)
 
     def _end_batch(self, engine: Engine) -> None:
         state: Any = engine.state
@@ -73,11 +73,11 @@ class ModuleHandler(Handler):
 
     def _end_epoch(self, engine: Engine) -> None:
         result = None
-        if self.defines("training_epoch_end") and self._kept:
+        if self.defines("training_epoch_end") and self.kept_outputs:
             self.recorder.hook = "training_epoch_end"
-            result = self.model.training_epoch_end(_epoch_outputs(self._kept))
+            result = self.model.training_epoch_end(_epoch_outputs(self.kept_outputs))
         self.recorder.train_epoch_ended(result)
-        self._kept = []
+        self.kept_outputs = []
 
     def _attach_evaluation(self, engine: Engine, stage: str) -> None:
         end = f"{WORDS[stage]}_epoch_end"

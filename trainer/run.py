@@ -33,6 +33,7 @@ from leyden.module import LightningModule
 from leyden.module_handler import ModuleHandler
 from leyden.optimizers import OptimizerSet, configured
 from leyden.overrides import overrides
+from leyden.resuming import Resume, resume_state
 from leyden.stepping import evaluation_step, training_step, verify
 from leyden.transfer import move_to_device
 
@@ -93,6 +94,8 @@ class Run:
         self.sanity_batches: list[float] = []
         self.tested_path: Any = None
         self.checkpoint_to_restore: Any = None
+        self.resumed: dict[str, Any] | None = None
+        self.feed: Feed | None = None
         for engine in (self.engine, *self.evaluators.values()):
             engine.state.trainer = trainer
         self.trainer = trainer
@@ -206,6 +209,7 @@ class Run:
             self.stage = None
             self.recorder.hook = None
             model._recorder = None
+            model._untoggle_all()
 
     def forget(self) -> None:
         """Begin from nothing: another model makes another run."""
@@ -214,7 +218,7 @@ class Run:
         state.epoch = state.iteration = state.optimizer_steps = state.epoch_start = 0
         state.settle()
         self.parts = OptimizerSet()
-        self._fitted = False
+        self.resumed = None
 
     def prepare_data(self) -> None:
         """``prepare_data`` of the data module and of the module, each if it was not done before."""
@@ -238,8 +242,7 @@ class Run:
     def setup(self, stage: str) -> None:
         """``setup(stage)`` of the data module, the callbacks and the module."""
         data = self.datamodule
-        done = {"fit": "has_setup_fit", "validate": "has_setup_validate", "test": "has_setup_test"}.get(stage)
-        if data is not None and not (done and getattr(data, done)):
+        if data is not None and not getattr(data, f"has_setup_{stage}"):
             data.setup(stage)
         self.call("setup", stage)
 
@@ -251,7 +254,8 @@ class Run:
             self.handlers.refresh(callback)
         self.module_handler = ModuleHandler(self.model, self.recorder)
         self.handlers.add(self.module_handler, origin=f"model={type(self.model).__name__}")
-        switches = ("on_validation_model_eval", "on_validation_model_train", "on_test_model_eval", "on_test_model_train")
+        words = ("validation", "test", "predict")
+        switches = [f"on_{word}_model_{mode}" for word in words for mode in ("eval", "train")]
         own = any(overrides(self.model, name, LightningModule) for name in switches)
         self.surroundings = Surroundings(self.model, set_mode=not own)
         for stage in STAGES:
@@ -374,6 +378,9 @@ class Run:
         state, engine, settings = self.state, self.engine, self.settings
         epochs = state.epoch - (1 if engine._machine.inside_epoch else 0)
         limit = settings.max_epochs
+        batch = 0
+        if self.resumed is not None:
+            epochs, batch = self.resumed["epoch"], self.resumed["batch"]
         done = epochs >= limit or (settings.max_steps is not None and state.optimizer_steps >= settings.max_steps)
         if done or self.loaders.num_training_batches == 0:
             if done and epochs:
@@ -386,7 +393,7 @@ class Run:
                 "epoch_length": None,
                 "max_epochs": limit,
                 "epoch": epochs,
-                "batch": 0,
+                "batch": batch,
             }
         )
         engine.run(self.feed, max_epochs=limit)
@@ -467,34 +474,32 @@ class Run:
             saved.fire()
 
     def resume_state(self) -> dict[str, Any]:
-        """Position and random numbers, as plain data."""
-        state = self.state
-        return {
-            "position": {
-                "iteration": state.iteration,
-                "optimizer_steps": state.optimizer_steps,
-                "epoch_done": self._epoch_done(),
-            },
-        }
+        """All that the next process needs beside weights, optimizers and callbacks, as plain data."""
+        return resume_state(self)
 
-    def _epoch_done(self) -> bool:
+    def epoch_done(self) -> bool:
+        """Whether all of the epoch ran, its end hooks included or just running."""
         state = self.state
-        if state.num_batches == INFINITE:
-            return not self.in_batch
-        return state.iteration - state.epoch_start >= state.num_batches
+        if self.engine._machine.inside_epoch:
+            return False
+        return state.num_batches == INFINITE or state.iteration - state.epoch_start >= state.num_batches
 
-    def load_resume_state(self, state: Any, epoch: int, global_step: int) -> None:
-        """Begin ``epoch`` (0-based) with ``global_step`` steps done."""
-        if epoch > self.settings.max_epochs:
-            raise MisconfigurationException(
-                f"the checkpoint is at the beginning of epoch {epoch}, but max_epochs={self.settings.max_epochs}: "
-                "raise max_epochs to go on"
-            )
-        position = (state or {}).get("position", {})
-        self.state.epoch = epoch
-        self.state.iteration = self.state.epoch_start = position.get("iteration", global_step)
+    def load_resume_state(self, kept: Any, epoch: int, global_step: int) -> None:
+        """Go on where a checkpoint was saved: ``kept`` is what :meth:`resume_state` gave, None if there is none."""
+        position = (kept or {}).get("position") or {"epoch": epoch, "batch": 0, "iteration": global_step}
+        self.state.epoch = position["epoch"]
+        self.state.iteration = position["iteration"]
+        self.state.epoch_start = position["iteration"] - position["batch"]
         self.state.optimizer_steps = global_step
         self.state.settle()
+        self.resumed = position
+        if position["epoch"] > self.settings.max_epochs:
+            raise MisconfigurationException(
+                f"the checkpoint is at the beginning of epoch {position['epoch']}, but "
+                f"max_epochs={self.settings.max_epochs}: raise max_epochs to go on"
+            )
+        if kept:
+            self.handlers.add(Resume(self, kept), origin="resume_from_checkpoint")
 
     def evaluate_alone(
         self, stage: str, model: Any, loaders: Any, ckpt_path: Any, verbose: bool, datamodule: Any, later: Any
