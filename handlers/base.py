@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from leyden.engine import Engine, RemovableEventHandle
+from leyden.engine import Engine, EventsList, RemovableEventHandle, TrainerEvents
+from leyden.engine.state import TrainState, give_state
+from leyden.engine.step import register_training_events
 
 __all__ = ["Handler", "Order"]
 
@@ -79,12 +81,20 @@ class Handler:
     ) -> RemovableEventHandle:
         """Attach ``handler(engine)`` to ``event`` and remember it for :meth:`detach`.
 
+        An engine of the user's own gets the training events and a :class:`leyden.engine.state.TrainState`
+        here, whichever of its handlers is attached first.
+
         Args:
             engine: the engine to listen on.
             event: an event, with any filter (``Events.ITERATION_COMPLETED(every=10)``).
             handler: called with the engine alone.
             order: rank on this event, where it differs from the class's ``order``.
         """
+        if not isinstance(engine.state, TrainState):
+            give_state(engine, TrainState)
+        singles = event if isinstance(event, EventsList) else (event,)
+        if any(getattr(one, "name", None) in TrainerEvents.__members__ for one in singles):
+            register_training_events(engine)
         handle = engine.listen(event, handler, order=self.order if order is None else order, owner=self)
         self._handles().append(handle)
         return handle

@@ -30,6 +30,8 @@ class Position(Handler):
         state: Any = engine.state
         # A resumed run begins in the middle.
         state.epoch_start = state.iteration - engine.epoch_iteration
+        if state.epoch_length is not None:  # elsewhere the loaders say it
+            state.num_batches = state.epoch_length
 
     def end_epoch(self, engine: Engine) -> None:
         """The last batch is over: ``global_step`` counts it."""
