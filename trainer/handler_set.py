@@ -28,6 +28,8 @@ class HandlerSet:
     def __init__(self, engines: Callable[[Any], list[Engine]]) -> None:
         self._engines = engines
         self._handlers: list[Any] = []
+        # What was looked up by class or name: some is asked for at every batch.
+        self._found: dict[str | type, Any] = {}
 
     def add(self, handler: Any, *, origin: str = "trainer.handlers.add") -> Any:
         """Attach a handler (ours, ignite's, or anything with ``attach(engine)``) and give it back."""
@@ -44,6 +46,7 @@ class HandlerSet:
             except AttributeError:
                 pass  # an object with slots: the plan shows it without its origin
         self._handlers.append(handler)
+        self._found = {}
         self._attach(handler)
         return handler
 
@@ -53,6 +56,7 @@ class HandlerSet:
         if not any(known is found for known in self._handlers):
             raise ValueError(f"{handler!r} is not attached; there are {self.names()}")
         self._handlers = [known for known in self._handlers if known is not found]
+        self._found = {}
         self._detach(found)
 
     def replace(self, old: Any, new: Any) -> Any:
@@ -64,6 +68,7 @@ class HandlerSet:
         self.add(new, origin=f"replaces {type(found).__name__}")
         self._handlers.remove(new)
         self._handlers[place] = new
+        self._found = {}
         self._detach(found)
         return new
 
@@ -105,8 +110,11 @@ class HandlerSet:
         """The first handler of a class, given by itself or by name, or the i-th."""
         if isinstance(what, int):
             return self._handlers[what]
+        if what in self._found:
+            return self._found[what]
         for handler in self._handlers:
             if _named(handler, what):
+                self._found[what] = handler
                 return handler
         raise KeyError(f"no handler {what!r}; there are {self.names()}")
 
