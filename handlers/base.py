@@ -90,14 +90,19 @@ class Handler:
             handler: called with the engine alone.
             order: rank on this event, where it differs from the class's ``order``.
         """
-        if not isinstance(engine.state, TrainState):
-            give_state(engine, TrainState)
+        self.make_ready(engine)
         singles = event if isinstance(event, EventsList) else (event,)
         if any(getattr(one, "name", None) in TrainerEvents.__members__ for one in singles):
             register_training_events(engine)
         handle = engine.listen(event, handler, order=self.order if order is None else order, owner=self)
         self._handles().append(handle)
         return handle
+
+    @staticmethod
+    def make_ready(engine: Engine) -> None:
+        """Give an engine of the user's own the state that handlers read; it keeps what is set."""
+        if not isinstance(engine.state, TrainState):
+            give_state(engine, TrainState)
 
     def detach(self) -> None:
         """Remove everything this handler attached, from every engine."""

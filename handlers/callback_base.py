@@ -28,6 +28,7 @@ class CallbackBase(Handler):
 
     def attach(self, engine: Engine) -> None:
         """Bind the overridden hooks to the events of ``engine``, by its ``state.stage``."""
+        self.make_ready(engine)
         state: Any = engine.state
         scope = getattr(state, "scope", None) or Scope()
         for hook in hooks_of(getattr(state, "stage", "train")):
