@@ -67,9 +67,9 @@ class WeightAveraging(CallbackBase):
                 for name, tensor in tensors.items()
             }
         else:
-            weights = [
-                tensor.detach().to(self.average[name].device) for name, tensor in tensors.items()
-            ]
+            weights = list(tensors.values())
+            if self.device is not None:
+                weights = [tensor.to(self.device) for tensor in weights]
             self.combine([self.average[name] for name in tensors], weights)
         self.updates += 1
 
