@@ -139,9 +139,9 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
         found = {"(the whole file)": found}
     result["names"] = sorted(reader.named)
     for key, value in found.items():
-        result["keys"][str(key)] = _word(value)
+        result["keys"][_label(key)] = _word(value)
         if value is None or isinstance(value, (bool, int, float, str)):
-            result["values"][str(key)] = value
+            result["values"][_label(key)] = value
     result["versions"] = {key: found[key] for key in _VERSION_KEYS if key in found}
     result["tensors"] = dict(_tensors(found, "", set()))
     result["parameters"] = sum(
@@ -219,7 +219,11 @@ def _tensors(value: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Ten
         seen.add(id(value))
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
-            yield from _tensors(item, f"{prefix}.{key}" if prefix else str(key), seen)
+            yield from _tensors(item, f"{prefix}.{_label(key)}" if prefix else _label(key), seen)
+
+
+def _label(key: Any) -> str:
+    return key.name if isinstance(key, type) and issubclass(key, Unknown) else str(key)
 
 
 def _word(value: Any) -> str:

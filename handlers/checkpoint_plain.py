@@ -44,7 +44,9 @@ def plain(value: Any, *, name: str = "hyper_parameters") -> Any:
 
 
 def _plain(value: Any, where: str, lost: list[str], above: tuple[int, ...]) -> Any:
-    if value is None or type(value) in (bool, int, float, complex, str, bytes):
+    if value is None or type(value) in (bool, int, float, complex, str):
+        return value
+    if type(value) is bytes and value:  # empty ones are pickled as a call, which readers refuse
         return value
     if isinstance(value, torch.Tensor):
         # Parameters and other subclasses would need their class to be read.
@@ -72,7 +74,7 @@ def _plain(value: Any, where: str, lost: list[str], above: tuple[int, ...]) -> A
     if not isinstance(value, enum.Enum):
         # Subclasses of plain types (numpy.float64 is one) would need their class to be read.
         for kind in (int, float, complex, str, bytes):
-            if isinstance(value, kind):
+            if isinstance(value, kind) and value != b"":
                 return kind(value)
         if hasattr(value, "dtype") and hasattr(value, "tolist"):  # NumPy's scalars and arrays
             return _plain(value.tolist(), where, lost, above)
@@ -81,7 +83,7 @@ def _plain(value: Any, where: str, lost: list[str], above: tuple[int, ...]) -> A
 
 
 def _key(key: Any, where: str, lost: list[str]) -> Any:
-    if type(key) in (bool, int, float, str, bytes) or key is None:
+    if type(key) in (bool, int, float, str) or key is None:
         return key
     if isinstance(key, tuple):
         return tuple(_key(item, where, lost) for item in key)
