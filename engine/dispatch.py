@@ -143,9 +143,12 @@ class Channel:
                 filter_ = record.filter
                 if filter_ is None or filter_.test(engine, engine.count_of(self.event)):
                     Record((record.user, *record[1:])).deliver(engine, (error,), {})
-            except Exception as another:
-                if another is not error:
-                    yield record.user, another
+            except BaseException as another:
+                if another is error:
+                    continue  # raised again, as it will be in the end
+                if not isinstance(another, Exception):
+                    raise
+                yield record.user, another
 
     def _compile(self, engine: "Emitter") -> None:
         handlers = self.handlers

@@ -4,6 +4,7 @@
 """
 
 import difflib
+import inspect
 import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -252,29 +253,25 @@ class Emitter(ignite.engine.engine.Engine):
         kwargs: dict[str, Any],
         with_engine: bool,
     ) -> bool:
+        name = getattr(handler, "__qualname__", repr(handler))
+        given_text = [*map(repr, given), *(f"{key}={value!r}" for key, value in kwargs.items())]
+        calls = []
+        for first in ((self,),) if with_engine else ((self,), ()):
+            try:
+                _check_signature(handler, "handler", *first, *given, **kwargs)
+            except ValueError:
+                arguments = [*("engine" for _ in first), *given_text]
+                calls.append(f"{name}({', '.join(arguments)})")
+            else:
+                return bool(first)
         try:
-            _check_signature(handler, "handler", self, *given, **kwargs)
-        except ValueError as error:
-            if not with_engine:
-                try:
-                    _check_signature(handler, "handler", *given, **kwargs)
-                except ValueError:
-                    pass
-                else:
-                    return False
-            name = getattr(handler, "__qualname__", repr(handler))
-            rest = [*(repr(value) for value in given), *(f"{k}={v!r}" for k, v in kwargs.items())]
-            calls = [f"{name}({', '.join(['engine', *rest])})"]
-            if not with_engine:
-                calls.append(f"{name}({', '.join(rest)})")
-            raise ValueError(
-                f"Error adding {handler} to {event}: it will be called as {' or '.join(calls)}, "
-                f"and its signature allows neither ({error})"
-                if len(calls) > 1
-                else f"Error adding {handler} to {event}: it will be called as {calls[0]}, "
-                f"and its signature does not allow that ({error})"
-            ) from None
-        return True
+            parameters = str(inspect.signature(handler))
+        except ValueError:
+            parameters = "one that Python cannot read: wrap it in a function"
+        raise ValueError(
+            f"Error adding {handler} to {event}: it will be called as {' or '.join(calls)}, "
+            f"but its signature is {parameters}"
+        )
 
     @property
     def _event_handlers(self) -> Registry:  # type: ignore[override]

@@ -162,9 +162,9 @@ class Engine(Resumable):
         if state.max_iters is not None:
             self._check_and_set_max_iters(max_iters)
 
-        paused = self.phase is Phase.INTERRUPTED
+        held = self._restored or self.phase is Phase.INTERRUPTED
         unlimited = state.max_epochs is None and state.max_iters is None
-        if unlimited or (self._done() and not paused):
+        if unlimited or (self._done() and not held):
             self._begin_anew(data, max_epochs, max_iters, epoch_length)
         else:
             self._go_on(data, epoch_length)
@@ -175,6 +175,7 @@ class Engine(Resumable):
     def _internal_run(self) -> State:
         machine, state = self._machine, self.state
         resume = self._paused_at if machine.phase is Phase.INTERRUPTED else None
+        self._restored = False
         self._reported = None
         self._hub.engine = self
         try:

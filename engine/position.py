@@ -24,6 +24,8 @@ class Resumable(Emitter):
         # Batches of the running epoch are counted from here: state.iteration - origin.
         self._origin = 0
         self._iterator: Iterator[Any] | None = None
+        # A run that was over when it was saved is not begun anew: it has nothing left to do.
+        self._restored = False
         super().__init__(process_function, reraise=reraise)
 
     @property
@@ -85,6 +87,9 @@ class Resumable(Emitter):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a position; the next :meth:`run` goes on from there.
 
+        With `data_ends_epoch`, a run that was over has nothing left to do then; ignite's way is to
+        begin it anew.
+
         Args:
             state_dict: see :meth:`state_dict`; ignite's with ``iteration`` or ``epoch`` as well.
 
@@ -101,6 +106,7 @@ class Resumable(Emitter):
             self.state.epoch = state_dict["epoch"]
             self.state.iteration = state_dict["iteration"]
             self._init_iter = state_dict["batch"]
+            self._restored = True
         else:
             super().load_state_dict(state_dict)
             self._init_iter = None

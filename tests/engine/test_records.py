@@ -84,12 +84,16 @@ def test_every_change_of_the_list_is_noticed(change: str, engine: Engine, log: L
 
 def test_every_list_method_that_changes_is_overridden() -> None:
     harmless = {"__init__", "__init_subclass__", "__new__", "__setattr__", "__delattr__"}
-    changing = {
-        name
-        for name in dir(list)
-        if name.startswith(("__set", "__del", "__i"))
-        or name in ("append", "insert", "extend", "remove", "pop", "clear", "sort", "reverse")
-    } - harmless - {"__iter__"}
+    changing = (
+        {
+            name
+            for name in dir(list)
+            if name.startswith(("__set", "__del", "__i"))
+            or name in ("append", "insert", "extend", "remove", "pop", "clear", "sort", "reverse")
+        }
+        - harmless
+        - {"__iter__"}
+    )
     assert changing - vars(HandlerList).keys() == set()
 
 
