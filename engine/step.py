@@ -196,7 +196,6 @@ class TrainingStep:
                 output = self._turn(state, part, index, optimizer, closes)
                 if output is not None:
                     last = output
-        state.split_idx = None
         if closes:
             state.optimizer_steps += 1
             state.closed_at = state.iteration

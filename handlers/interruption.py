@@ -20,16 +20,18 @@ class Interruption:
 
     Attributes:
         requested: whether a SIGINT came.
+        forced: whether a second one came, which asks to stop without ceremony.
     """
 
     def __init__(self, *engines: Engine) -> None:
         self.engines = engines
         self.requested = False
+        self.forced = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Listen within the block; the handler that was there before is back afterwards."""
-        self.requested = False
+        self.requested = self.forced = False
         before: Any = signal.getsignal(signal.SIGINT)
         if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
             # A program with a handler of its own keeps it: it may raise KeyboardInterrupt itself.
@@ -43,6 +45,7 @@ class Interruption:
 
     def _flag(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
+            self.forced = True
             raise KeyboardInterrupt
         self.requested = True
         for engine in self.engines:

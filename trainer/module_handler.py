@@ -1,5 +1,6 @@
 """The hooks of a LightningModule on the events of the engines."""
 
+from collections.abc import Callable
 from typing import Any
 
 from leyden.engine import Engine, Events
@@ -20,8 +21,9 @@ class ModuleHandler(Handler):
     Its epoch ends (``training_epoch_end`` and the like) get the outputs that were kept for them.
     """
 
-    def __init__(self, model: Any, recorder: Any) -> None:
+    def __init__(self, model: Any, recorder: Any, flush: Callable[[], bool]) -> None:
         super().__init__()
+        self.flush = flush
         self.model = model
         self.recorder = recorder
         self.kept_outputs: list[list[Any]] = []
@@ -69,7 +71,7 @@ class ModuleHandler(Handler):
         output = state.output
         if type(output) is dict and ("log" in output or "progress_bar" in output):
             self.recorder.train_step_output(output, state.loss)
-        self.recorder.train_batch_ended(write=state.closed_at == state.iteration)
+        self.recorder.train_batch_ended(write=state.closed_at == state.iteration, force=self.flush())
 
     def _end_epoch(self, engine: Engine) -> None:
         result = None

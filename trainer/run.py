@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from leyden.datamodule import LightningDataModule
-from leyden.engine import Engine, Events, TrainerEvents
+from leyden.engine import Engine, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
 from leyden.engine.feed import Feed
 from leyden.engine.phases import Phase
@@ -31,10 +29,10 @@ from leyden.handlers.stopping import Stopping
 from leyden.loaders import INFINITE, Loaders
 from leyden.module import LightningModule
 from leyden.module_handler import ModuleHandler
-from leyden.optimizers import OptimizerSet, configured
+from leyden.optimizers import OptimizerSet
 from leyden.overrides import overrides
 from leyden.resuming import Resume, resume_state
-from leyden.stepping import evaluation_step, training_step, verify
+from leyden.stepping import evaluation_step
 from leyden.transfer import move_to_device
 
 __all__ = ["Run", "TrainerState"]
@@ -67,7 +65,9 @@ class Run:
         self.engine = Engine(self._step, data_ends_epoch=True, reraise=True)
         register_training_events(self.engine)
         self.state: TrainState = give_state(self.engine, TrainState)
-        self.evaluators = {stage: evaluator(self._evaluation_step(stage), stage) for stage in STAGES}
+        self.evaluators = {
+            stage: evaluator(self._evaluation_step(stage), stage) for stage in STAGES
+        }
         self.loaders = Loaders()
         self.handlers = HandlerSet(self.engines_of)
         self.recorder = MetricRecorder(
@@ -91,6 +91,7 @@ class Run:
         self.features: dict[Any, Any] = {}
         self.logger: Any = None
         self.callback_list: list[Any] = []
+        self.model_callbacks: list[Any] | None = None
         self.sanity_batches: list[float] = []
         self.tested_path: Any = None
         self.checkpoint_to_restore: Any = None
@@ -199,7 +200,7 @@ class Run:
         model._recorder = self.recorder
         for engine in (self.engine, *self.evaluators.values()):
             engine.state.model, engine.state.scope = model, self.recorder
-        self.recorder.bind(self.state)
+        self.recorder.bind(self.state, model)
         self.interrupted = False
         self.state.settle()
         try:
@@ -219,6 +220,10 @@ class Run:
         state.settle()
         self.parts = OptimizerSet()
         self.resumed = None
+        for callback in self.model_callbacks or ():
+            self.callback_list.remove(callback)
+            self.handlers.remove(callback)
+        self.model_callbacks = None
 
     def prepare_data(self) -> None:
         """``prepare_data`` of the data module and of the module, each if it was not done before."""
@@ -252,7 +257,7 @@ class Run:
             self.handlers.remove(self.module_handler)
         for callback in self.callbacks():
             self.handlers.refresh(callback)
-        self.module_handler = ModuleHandler(self.model, self.recorder)
+        self.module_handler = ModuleHandler(self.model, self.recorder, self.flush_now)
         self.handlers.add(self.module_handler, origin=f"model={type(self.model).__name__}")
         words = ("validation", "test", "predict")
         switches = [f"on_{word}_model_{mode}" for word in words for mode in ("eval", "train")]
@@ -280,156 +285,16 @@ class Run:
             if before:
                 batch = model.on_before_batch_transfer(batch, 0)
             if moves:
-                batch = model.transfer_batch_to_device(batch, device) if own else move_to_device(batch, device)
+                batch = (
+                    model.transfer_batch_to_device(batch, device)
+                    if own
+                    else move_to_device(batch, device)
+                )
             return model.on_after_batch_transfer(batch, 0) if after else batch
 
         return bring
 
-    # ------------------------------------------------------------------ fit
-
-    def fit(self, model: Any, train: Any, val: Any, datamodule: Any) -> None:
-        """Train. See :meth:`leyden.Trainer.fit`."""
-        verify(model, "fit")
-        self.datamodule = datamodule
-        self.loaders.provide(model, datamodule, train_dataloader=train, val_dataloader=val)
-        if self.loaders.source("train_dataloader", LightningModule) is None:
-            raise MisconfigurationException(
-                f"no training data: pass train_dataloader= to fit, or define train_dataloader() on "
-                f"{type(model).__name__} or on a data module"
-            )
-        with self.running(model, "fit"):
-            self.prepare_data()
-            self.setup("fit")
-            self._prepare_training()
-            self.engine.fire_event(TrainerEvents.FIT_STARTED)
-            self.engine.fire_event(TrainerEvents.PRETRAIN_STARTED)
-            self.restore()
-            self.engine.fire_event(TrainerEvents.PRETRAIN_COMPLETED)
-            error = self._train()
-            if error is not None and not self.interrupted:
-                raise error
-            self.engine.fire_event(TrainerEvents.FIT_COMPLETED)
-            if datamodule is not None:
-                datamodule.teardown("fit")
-            self.call("teardown", "fit")
-            if self.status == TrainerState.RUNNING:
-                self.status = TrainerState.FINISHED
-
-    def _prepare_training(self) -> None:
-        model, settings = self.model, self.settings
-        if not self.parts.optimizers:
-            self.recorder.hook = "configure_optimizers"
-            self.parts = configured(model.configure_optimizers())
-        self.state.optimizers = self.parts.optimizers
-        extra = model.configure_callbacks() if overrides(model, "configure_callbacks", LightningModule) else None
-        if extra:
-            for callback in extra:
-                self.callback_list.append(callback)
-                self.handlers.add(callback, origin=f"{type(model).__name__}.configure_callbacks")
-        self.bind(training=True)
-        readers = ("on_train_epoch_end", "on_train_batch_end")
-        keep = any(overrides(model, name, LightningModule) for name in ("training_epoch_end", *readers)) or any(
-            callback.defines(name) for callback in self.callbacks() for name in readers
-        )
-        step = training_step(
-            model, self.parts, settings, scope=self.recorder, trainer=self.trainer, keep_outputs=keep
-        )
-        step.prepare(self.engine)
-        self.step = step
-        self.engine._process_function = step
-        if self.schedulers is not None:
-            self.handlers.remove(self.schedulers)
-            self.schedulers = None
-        if self.parts.schedulers:
-            self.schedulers = LRSchedulers(
-                self.parts.schedulers,
-                lambda: self.recorder.callback_metrics,
-                evaluator=self.evaluators["validate"],
-                warn=lambda message: warnings.warn(message, RuntimeWarning, stacklevel=2),
-            )
-            self.handlers.add(self.schedulers, origin="configure_optimizers")
-
-    def _train(self) -> BaseException | None:
-        """Sanity check, then epochs. Gives the exception that ended training, after the end hooks ran."""
-        error: BaseException | None = None
-        self.stopping().should_stop = False
-        try:
-            torch.set_grad_enabled(True)
-            self.loaders.evaluation.pop("validate", None)
-            self.loaders.num_batches.pop("validate", None)
-            if self.settings.num_sanity_val_steps and self.validates:
-                self.request_validation()
-                self.sanity_check()
-            self.model.train()
-            self.request_training()
-            if not self._requested("validate") and not self.settings.reload_dataloaders_every_epoch:
-                self.request_validation()
-            self._loop()
-            self._stopped_by_signal()
-        except BaseException as raised:  # every way out passes the end hooks, then goes on as it was
-            error = raised
-            self._failed(raised)
-        if error is None:
-            self.state.settle()
-        self._end_of_training(error)
-        return error
-
-    def _loop(self) -> None:
-        state, engine, settings = self.state, self.engine, self.settings
-        epochs = state.epoch - (1 if engine._machine.inside_epoch else 0)
-        limit = settings.max_epochs
-        batch = 0
-        if self.resumed is not None:
-            epochs, batch = self.resumed["epoch"], self.resumed["batch"]
-        done = epochs >= limit or (settings.max_steps is not None and state.optimizer_steps >= settings.max_steps)
-        if done or self.loaders.num_training_batches == 0:
-            if done and epochs:
-                log.info("nothing is left to train: %s epochs are done, max_epochs=%s", epochs, limit)
-            engine.fire_event(Events.STARTED)
-            return
-        engine.load_state_dict(
-            {
-                "iteration": state.iteration,
-                "epoch_length": None,
-                "max_epochs": limit,
-                "epoch": epochs,
-                "batch": batch,
-            }
-        )
-        engine.run(self.feed, max_epochs=limit)
-
-    def _stopped_by_signal(self) -> None:
-        if self.interruption.requested:
-            raise KeyboardInterrupt
-
-    def _failed(self, error: BaseException) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            if not self.interrupted:
-                self.interrupted = True
-                self.status = TrainerState.INTERRUPTED
-                log.warning("interrupted: training ends here, what is done is kept")
-                self.call("on_keyboard_interrupt", module=False)
-        self._noted(error, lambda: self.call("on_exception", error))
-
-    def _end_of_training(self, error: BaseException | None) -> None:
-        ended = self.engine.channel(TrainerEvents.TRAINING_ENDED)
-        if error is None:
-            if ended.live:
-                ended.fire()
-        else:
-            self._noted(error, lambda: ended.fire() if ended.live else None)
-
-    @staticmethod
-    def _noted(error: BaseException, action: Callable[[], Any]) -> None:
-        """Do something on the way out; what it raises is told, the first error goes on."""
-        try:
-            action()
-        except Exception as second:
-            warnings.warn(
-                f"while ending after {type(error).__name__}: {type(second).__name__}: {second}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+    # ------------------------------------------------------------------ the training loader
 
     def request_training(self) -> None:
         """Ask for the training loader and make the feed of the engine."""
@@ -441,7 +306,9 @@ class Run:
         limit = None if unknown or count >= _length(loaders.train) else int(count)
         self.feed = Feed(loaders.train, limit=limit, transfer=self.transfer())
         if "Validation" in self.handlers:
-            self.handlers["Validation"].every_n_batches = loaders.val_check_batch(settings.val_check_interval)
+            self.handlers["Validation"].every_n_batches = loaders.val_check_batch(
+                settings.val_check_interval
+            )
             self.handlers.refresh(self.handlers["Validation"])
 
     def reload_training(self) -> None:
@@ -457,7 +324,11 @@ class Run:
         if path is None:
             return
         if not os.path.exists(path) and "://" not in str(path):
-            warnings.warn(f"there is no checkpoint {path!s}: training starts from scratch", UserWarning, stacklevel=4)
+            warnings.warn(
+                f"there is no checkpoint {path!s}: training starts from scratch",
+                UserWarning,
+                stacklevel=4,
+            )
             return
         checkpoint_state.restore(self.trainer, checkpoint_io.load(path, map_location="cpu"))
 
@@ -482,11 +353,18 @@ class Run:
         state = self.state
         if self.engine._machine.inside_epoch:
             return False
-        return state.num_batches == INFINITE or state.iteration - state.epoch_start >= state.num_batches
+        return (
+            state.num_batches == INFINITE
+            or state.iteration - state.epoch_start >= state.num_batches
+        )
 
     def load_resume_state(self, kept: Any, epoch: int, global_step: int) -> None:
         """Go on where a checkpoint was saved: ``kept`` is what :meth:`resume_state` gave, None if there is none."""
-        position = (kept or {}).get("position") or {"epoch": epoch, "batch": 0, "iteration": global_step}
+        position = (kept or {}).get("position") or {
+            "epoch": epoch,
+            "batch": 0,
+            "iteration": global_step,
+        }
         self.state.epoch = position["epoch"]
         self.state.iteration = position["iteration"]
         self.state.epoch_start = position["iteration"] - position["batch"]
@@ -502,7 +380,14 @@ class Run:
             self.handlers.add(Resume(self, kept), origin="resume_from_checkpoint")
 
     def evaluate_alone(
-        self, stage: str, model: Any, loaders: Any, ckpt_path: Any, verbose: bool, datamodule: Any, later: Any
+        self,
+        stage: str,
+        model: Any,
+        loaders: Any,
+        ckpt_path: Any,
+        verbose: bool,
+        datamodule: Any,
+        later: Any,
     ) -> Any:
         """See ``evaluating.py``."""
         from leyden.evaluating import evaluate_alone
@@ -522,7 +407,9 @@ class Run:
             model is not None
             and overrides(model, "validation_step", LightningModule)
             and self.settings.limit_val_batches > 0
-            and bool(sum(self.loaders.num_batches.get("validate", [])) or not self._requested("validate"))
+            and bool(
+                sum(self.loaders.num_batches.get("validate", [])) or not self._requested("validate")
+            )
             and self.loaders.source("val_dataloader", LightningModule) is not None
         )
 
@@ -600,4 +487,3 @@ def datamodule_of(model: Any, given: Any) -> Any:
             f"datamodule={found!r} is a {type(found).__name__}: pass a LightningDataModule, or loaders by name"
         )
     return found
-

@@ -1,0 +1,175 @@
+"""The procedure of fit: prepare, check, loop, end; every way out passes the end hooks."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from leyden.engine import Events, TrainerEvents
+from leyden.engine.errors import MisconfigurationException
+from leyden.handlers.schedulers import LRSchedulers
+from leyden.module import LightningModule
+from leyden.optimizers import configured
+from leyden.overrides import overrides
+from leyden.run import Run, TrainerState
+from leyden.stepping import training_step, verify
+
+__all__ = ["fit"]
+
+log = logging.getLogger(__name__)
+
+
+def fit(run: Run, model: Any, train: Any, val: Any, datamodule: Any) -> None:
+    """Train. See :meth:`leyden.Trainer.fit`."""
+    verify(model, "fit")
+    run.datamodule = datamodule
+    run.loaders.provide(model, datamodule, train_dataloader=train, val_dataloader=val)
+    if run.loaders.source("train_dataloader", LightningModule) is None:
+        raise MisconfigurationException(
+            f"no training data: pass train_dataloader= to fit, or define train_dataloader() on "
+            f"{type(model).__name__} or on a data module"
+        )
+    with run.running(model, "fit"):
+        run.prepare_data()
+        run.setup("fit")
+        _prepare_training(run)
+        run.engine.fire_event(TrainerEvents.FIT_STARTED)
+        run.engine.fire_event(TrainerEvents.PRETRAIN_STARTED)
+        run.restore()
+        run.engine.fire_event(TrainerEvents.PRETRAIN_COMPLETED)
+        error = _train(run)
+        if error is not None and (not run.interrupted or run.interruption.forced):
+            raise error
+        run.engine.fire_event(TrainerEvents.FIT_COMPLETED)
+        if datamodule is not None:
+            datamodule.teardown("fit")
+        run.call("teardown", "fit")
+        if run.status == TrainerState.RUNNING:
+            run.status = TrainerState.FINISHED
+
+
+def _prepare_training(run: Run) -> None:
+    model, settings = run.model, run.settings
+    if not run.parts.optimizers:
+        run.recorder.hook = "configure_optimizers"
+        run.parts = configured(model.configure_optimizers())
+    run.state.optimizers = run.parts.optimizers
+    if run.model_callbacks is None:
+        own = overrides(model, "configure_callbacks", LightningModule)
+        run.model_callbacks = list(model.configure_callbacks() or ()) if own else []
+        for callback in run.model_callbacks:
+            run.callback_list.append(callback)
+            run.handlers.add(callback, origin=f"{type(model).__name__}.configure_callbacks")
+    run.bind(training=True)
+    readers = ("on_train_epoch_end", "on_train_batch_end")
+    keep = any(
+        overrides(model, name, LightningModule) for name in ("training_epoch_end", *readers)
+    ) or any(callback.defines(name) for callback in run.callbacks() for name in readers)
+    step = training_step(
+        model, run.parts, settings, scope=run.recorder, trainer=run.trainer, keep_outputs=keep
+    )
+    step.prepare(run.engine)
+    run.step = step
+    run.engine._process_function = step
+    if run.schedulers is not None:
+        run.handlers.remove(run.schedulers)
+        run.schedulers = None
+    if run.parts.schedulers:
+        run.schedulers = LRSchedulers(
+            run.parts.schedulers,
+            lambda: run.recorder.callback_metrics,
+            evaluator=run.evaluators["validate"],
+            warn=lambda message: warnings.warn(message, RuntimeWarning, stacklevel=2),
+        )
+        run.handlers.add(run.schedulers, origin="configure_optimizers")
+
+
+def _train(run: Run) -> BaseException | None:
+    """Sanity check, then epochs. Gives the exception that ended training, after the end hooks ran."""
+    error: BaseException | None = None
+    run.stopping().should_stop = False
+    try:
+        torch.set_grad_enabled(True)
+        run.loaders.evaluation.pop("validate", None)
+        run.loaders.num_batches.pop("validate", None)
+        if run.settings.num_sanity_val_steps and run.validates:
+            run.request_validation()
+            run.sanity_check()
+        run.model.train()
+        run.request_training()
+        if not run._requested("validate") and not run.settings.reload_dataloaders_every_epoch:
+            run.request_validation()
+        _loop(run)
+        _stopped_by_signal(run)
+    except BaseException as raised:  # every way out passes the end hooks, then goes on as it was
+        error = raised
+        _failed(run, raised)
+    if error is None:
+        run.state.settle()
+    _end_of_training(run, error)
+    return error
+
+
+def _loop(run: Run) -> None:
+    state, engine, settings = run.state, run.engine, run.settings
+    epochs = state.epoch - (1 if engine._machine.inside_epoch else 0)
+    limit = settings.max_epochs
+    batch = 0
+    if run.resumed is not None:
+        epochs, batch = run.resumed["epoch"], run.resumed["batch"]
+    done = epochs >= limit or (
+        settings.max_steps is not None and state.optimizer_steps >= settings.max_steps
+    )
+    if done or run.loaders.num_training_batches == 0:
+        if done and epochs:
+            log.info("nothing is left to train: %s epochs are done, max_epochs=%s", epochs, limit)
+        engine.fire_event(Events.STARTED)
+        return
+    engine.load_state_dict(
+        {
+            "iteration": state.iteration,
+            "epoch_length": None,
+            "max_epochs": limit,
+            "epoch": epochs,
+            "batch": batch,
+        }
+    )
+    engine.run(run.feed, max_epochs=limit)
+
+
+def _stopped_by_signal(run: Run) -> None:
+    if run.interruption.requested:
+        raise KeyboardInterrupt
+
+
+def _failed(run: Run, error: BaseException) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        if not run.interrupted:
+            run.interrupted = True
+            run.status = TrainerState.INTERRUPTED
+            log.warning("interrupted: training ends here, what is done is kept")
+            run.call("on_keyboard_interrupt", module=False)
+    _noted(error, lambda: run.call("on_exception", error))
+
+
+def _end_of_training(run: Run, error: BaseException | None) -> None:
+    ended = run.engine.channel(TrainerEvents.TRAINING_ENDED)
+    if error is None:
+        if ended.live:
+            ended.fire()
+    else:
+        _noted(error, lambda: ended.fire() if ended.live else None)
+
+
+def _noted(error: BaseException, action: Callable[[], Any]) -> None:
+    """Do something on the way out; what it raises is told, the first error goes on."""
+    try:
+        action()
+    except Exception as second:
+        warnings.warn(
+            f"while ending after {type(error).__name__}: {type(second).__name__}: {second}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
