@@ -144,8 +144,8 @@ class TrainerConfig:
     benchmark: bool = False
     """Whether cuDNN measures which algorithms are fastest."""
 
-    deterministic: bool = False
-    """Whether torch uses deterministic algorithms only."""
+    deterministic: bool | str = False
+    """Whether torch uses deterministic algorithms only; 'warn' warns where there is none."""
 
     reload_dataloaders_every_epoch: bool | int = False
     """Whether loaders are asked for anew in each epoch; n > 1: in every n-th."""
@@ -165,7 +165,7 @@ class TrainerConfig:
     prepare_data_per_node: bool = True
     """Whether prepare_data runs once a machine, rather than once in all."""
 
-    plugins: Any = None
+    plugins: str | list[Any] | Any | None = None
     """Plugins that change precision or distribution."""
 
     amp_backend: str = "native"
@@ -314,7 +314,7 @@ CHECKS: dict[str, check.Check] = {
     "resume_from_checkpoint": objects.path,
     "profiler": objects.profiler,
     "benchmark": check.flag(none=False),
-    "deterministic": check.flag(none=False),
+    "deterministic": check.determinism,
     "reload_dataloaders_every_epoch": check.flag_or_count,
     "auto_lr_find": objects.flag_or_text,
     "replace_sampler_ddp": check.flag(),

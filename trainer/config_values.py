@@ -28,6 +28,7 @@ __all__ = [
     "anything",
     "choice",
     "count",
+    "determinism",
     "either",
     "fast_dev_run",
     "flag",
@@ -305,6 +306,15 @@ def precision(name: str, value: Any) -> int:
 def algorithm(name: str, value: Any) -> str:
     """Accept ``'norm'`` and ``'value'``; None is ``'norm'``."""
     return "norm" if value is None else str(choice("norm", "value")(name, value))
+
+
+def determinism(name: str, value: Any) -> bool | str:
+    """Accept True, False and ``'warn'``; None is False."""
+    return (
+        str(choice("warn")(name, value))
+        if isinstance(value, str)
+        else flag(none=False)(name, value)
+    )
 
 
 def flag_or_count(name: str, value: Any) -> bool | int:

@@ -18,7 +18,6 @@ def evaluate_alone(
     run: Run, stage: str, model: Any, loaders: Any, ckpt_path: Any, verbose: bool, datamodule: Any
 ) -> Any:
     """Run one evaluation and give its results; see :meth:`leyden.Trainer.test`."""
-    run.tested_path = None
     given = model is not None
     model = model if given else run.model
     if model is None:
@@ -64,7 +63,10 @@ def _load_weights(run: Run, model: Any, ckpt_path: Any) -> None:
     if ckpt_path == "best":
         saver = run.trainer.checkpoint_callback
         if saver is None:
-            return
+            raise MisconfigurationException(
+                "ckpt_path='best' needs a ModelCheckpoint, and there is none: pass ckpt_path=None for "
+                "the weights as they are, a file, or the model"
+            )
         ckpt_path = saver.best_model_path
         if not ckpt_path:
             raise MisconfigurationException(

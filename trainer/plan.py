@@ -1,118 +1,150 @@
 """What will run: each event with its handlers in order, how often, and who put them there."""
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from leyden.engine import Engine
+__all__ = ["WIDTH", "Line", "Plan"]
 
-__all__ = ["Line", "Plan"]
+#: Characters of a printed line, at most.
+WIDTH = 100
+
+_TITLES = {"train": "training", "validate": "validation", "test": "test", "predict": "prediction"}
+_HEAD = ("order", "handler", "when", "times", "put there by")
+_RIGHT = (0, 3)  # columns of numbers
+_ELASTIC = (1, 2, 4)  # columns that wrap where the table would be too wide
+_NARROWEST = 12
+_INDENT = "    "
+_DEFAULT, _STAR = " (default)", "*"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One handler on one event.
+    """One handler on one event, or a part of the step.
 
     Attributes:
         engine: "train", "validate", "test" or "predict".
-        event: the event's name.
-        order: its rank there.
-        handler: class and function.
-        filter: when it runs; empty: each time.
-        times: how often in this run, as far as it is known; empty if not.
-        origin: the argument or call that put it there.
+        event: the event's name; "the step" for what the engine itself does to a batch.
+        order: its rank among the handlers of the event; None for the step.
+        handler: class and method.
+        filter: on which of the events it runs; empty: on each.
+        times: how often it is called in this run if nothing stops it early; None where that is
+            not known (yet).
+        origin: the argument, callback or call that put it there.
+        reason: why it has that rank, where the handler says so.
     """
 
     engine: str
     event: str
-    order: float
+    order: float | None
     handler: str
     filter: str
-    times: str
+    times: int | None
     origin: str
+    reason: str = ""
 
 
 class Plan:
-    """The handlers of a Trainer, in the order in which they run. ``print`` it, or take ``to_dict()``."""
+    """The handlers of a Trainer in the order they run: ``print`` it, or take ``to_dict()``.
 
-    def __init__(self, lines: Iterable[Line], notes: Iterable[str] = ()) -> None:
+    Args:
+        lines: the handlers, those of an engine and of an event beside one another.
+        notes: what the arguments mean together, in sentences.
+        reasons: whether to print why a handler has its rank.
+    """
+
+    def __init__(
+        self, lines: Iterable[Line], notes: Iterable[str] = (), *, reasons: bool = False
+    ) -> None:
         self.lines = list(lines)
         self.notes = list(notes)
+        self.reasons = reasons
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data: ``{"lines": [{...}], "notes": [...]}``."""
-        return {"lines": [vars(line) for line in self.lines], "notes": self.notes}
+        """Return the plan as plain data: ``{"lines": [{...}], "notes": [...]}``."""
+        return {"lines": [asdict(line) for line in self.lines], "notes": list(self.notes)}
 
     def __str__(self) -> str:
-        rows = [("event", "order", "handler", "when", "times", "put there by")]
+        """Return the table, at most 100 characters wide; long cells wrap, nothing is cut off."""
+        widths = _widths([_HEAD, *(_cells(line) for line in self.lines)])
+        out = [_row(_HEAD, widths), "-" * (len(_INDENT) + sum(widths) + 2 * (len(widths) - 1))]
+        engine = event = ""
         for line in self.lines:
-            event = line.event if line.engine == "train" else f"{line.engine}: {line.event}"
-            rows.append((event, f"{line.order:g}", line.handler, line.filter, line.times, line.origin))
-        widths = [34, 6, 30, 12, 6, 24]
-        used = [min(limit, max(len(row[i]) for row in rows)) for i, limit in enumerate(widths)]
-        out, last = [], None
-        for i, row in enumerate(rows):
-            cells = list(row)
-            if row[0] == last:
-                cells[0] = ""  # said once for all handlers of an event
-            last = row[0]
-            text = " ".join(_fitted(cell, width) for cell, width in zip(cells, used, strict=True))
-            out.append(text.rstrip())
-            if i == 0:
-                out.append("-" * min(100, sum(used) + len(used) - 1))
-        return "\n".join(out + [""] * bool(self.notes) + self.notes)
+            if line.engine != engine:
+                out += [""] * bool(engine) + [_TITLES.get(line.engine, line.engine)]
+                engine, event = line.engine, ""
+            if line.event != event:
+                out.append(f"  {line.event}")
+                event = line.event
+            out.append(_row(_cells(line), widths))
+            if self.reasons and line.reason:
+                out += [" " * 12 + part for part in _wrapped(line.reason, WIDTH - 12)]
+        notes = [*self.notes]
+        if any(line.origin.endswith(_DEFAULT) for line in self.lines):
+            notes.append(f"{_STAR} by default")
+        for i, note in enumerate(notes):
+            out += [""] * (i == 0) + _wrapped(note, WIDTH)
+        return "\n".join(out)
 
     __repr__ = __str__
 
 
-def _fitted(text: str, width: int) -> str:
-    return text.ljust(width) if len(text) <= width else text[: width - 1] + "~"
+def _cells(line: Line) -> tuple[str, ...]:
+    order = "" if line.order is None else f"{line.order:g}"
+    times = "" if line.times is None else str(line.times)
+    origin = line.origin
+    if origin.endswith(_DEFAULT):
+        origin = f"{origin.removesuffix(_DEFAULT)} {_STAR}"
+    return (order, line.handler, line.filter, times, origin)
 
 
-def lines_of(engine: Engine, stage: str, times: dict[str, str]) -> Iterable[Line]:
-    """The lines of one engine."""
-    order = {event: i for i, event in enumerate(ORDER)}
-    entries = sorted(
-        enumerate(engine.entries()), key=lambda item: (order.get(str(item[1].event.value), 99), item[0])
-    )
-    for _, entry in entries:
-        owner = entry.owner
-        function = getattr(entry.handler, "__qualname__", repr(entry.handler))
-        name = function.split("<locals>.")[-1]
-        origin = getattr(owner, "origin", "") if owner is not None else "attached by hand"
-        event = str(getattr(entry.event, "name", entry.event))
-        how = "" if entry.filter is None else str(entry.filter)
-        yield Line(stage, event, entry.order, name, how, times.get(event, "") if not how else "", origin)
+def _widths(rows: list[tuple[str, ...]]) -> list[int]:
+    """Return widths that show all if the page is wide enough; otherwise the widest columns wrap."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+    while len(_INDENT) + sum(widths) + 2 * (len(widths) - 1) > WIDTH:
+        widest = max(_ELASTIC, key=lambda i: widths[i])
+        if widths[widest] <= _NARROWEST:
+            break
+        widths[widest] -= 1
+    return widths
 
 
-ORDER = (
-    "fit_started",
-    "pretrain_started",
-    "pretrain_completed",
-    "sanity_check_started",
-    "sanity_check_completed",
-    "started",
-    "epoch_started",
-    "get_batch_started",
-    "get_batch_completed",
-    "iteration_started",
-    "forward_completed",
-    "backward_started",
-    "backward_completed",
-    "gradients_ready",
-    "optimizer_step_started",
-    "optimizer_step_completed",
-    "zero_grad_started",
-    "iteration_completed",
-    "validation_started",
-    "validation_completed",
-    "checkpoint_saved",
-    "checkpoint_loaded",
-    "epoch_completed",
-    "completed",
-    "interrupt",
-    "terminate",
-    "exception_raised",
-    "training_ended",
-    "fit_completed",
-)
+def _row(cells: Iterable[str], widths: list[int]) -> str:
+    columns = [_wrapped(cell, width) for cell, width in zip(cells, widths, strict=True)]
+    lines = []
+    for i in range(max(len(column) for column in columns)):
+        parts = [column[i] if i < len(column) else "" for column in columns]
+        padded = [
+            part.rjust(width) if at in _RIGHT else part.ljust(width)
+            for at, (part, width) in enumerate(zip(parts, widths, strict=True))
+        ]
+        lines.append(_INDENT + "  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Break text at spaces, and a word that is too long where one can still read it."""
+    lines, line = [], ""
+    for word in re.findall(r"\s*\S+", text):
+        if len(line) + len(word) <= width:
+            line += word
+            continue
+        if line:
+            lines.append(line)
+            word = word.lstrip()
+        while len(word) > width:
+            cut = _cut(word, width)
+            lines.append(word[:cut])
+            word = word[cut:]
+        line = word
+    return [*lines, line] if line or not lines else lines
+
+
+def _cut(word: str, width: int) -> int:
+    """Where to break a word: after the last dot or equals sign that fits, else underscore."""
+    for marks in (".=", "_,(", ""):
+        at = max((word.rfind(mark, 1, width) for mark in marks), default=-1)
+        if at > 0:
+            return at + 1
+    return width

@@ -1,38 +1,185 @@
 """Collect the plan of a run from its engines."""
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from leyden.plan import Plan, lines_of
-from leyden.run import INFINITE, Run
+from leyden.engine import Engine
+from leyden.engine.events import Events, TrainerEvents
+from leyden.engine.filters import Filter
+from leyden.engine.records import Entry
+from leyden.handlers.callback_base import CallbackBase
+from leyden.plan import Line, Plan
+from leyden.plan_counts import Counts, counts_of, passes
+from leyden.run import Run
 from leyden.settings import Settings
 
 __all__ = ["plan_of"]
 
+# The step stands among the events that it fires.
+FORWARD, STEP = "the forward pass", "the optimizer step"
+THE_STEP = "the step"
 
-def plan_of(run: Run, settings: Settings) -> Plan:
-    """The handlers on all engines; what is only known with a model and data is added when fit has them."""
-    lines = list(lines_of(run.engine, "train", _times(run, settings)))
-    for stage, engine in run.evaluators.items():
-        if stage == "validate" or run.stage == stage:
-            lines += lines_of(engine, stage, {})
-    notes = [f"val_check_interval={settings.val_check_interval!r}: validates {settings.val_check_meaning}"]
-    if run.model is None:
-        notes.append("the hooks and steps of the model join when fit(model) begins")
-    notes += [str(change) for change in settings.changes]
-    return Plan(lines, notes)
+ORDER = (
+    TrainerEvents.FIT_STARTED,
+    TrainerEvents.PRETRAIN_STARTED,
+    TrainerEvents.CHECKPOINT_LOADED,
+    TrainerEvents.PRETRAIN_COMPLETED,
+    TrainerEvents.SANITY_CHECK_STARTED,
+    TrainerEvents.SANITY_CHECK_COMPLETED,
+    Events.STARTED,
+    Events.EPOCH_STARTED,
+    Events.DATALOADER_STOP_ITERATION,
+    Events.GET_BATCH_STARTED,
+    Events.GET_BATCH_COMPLETED,
+    Events.ITERATION_STARTED,
+    FORWARD,
+    TrainerEvents.FORWARD_COMPLETED,
+    TrainerEvents.BACKWARD_STARTED,
+    TrainerEvents.BACKWARD_COMPLETED,
+    TrainerEvents.GRADIENTS_READY,
+    TrainerEvents.OPTIMIZER_STEP_STARTED,
+    STEP,
+    TrainerEvents.OPTIMIZER_STEP_COMPLETED,
+    TrainerEvents.ZERO_GRAD_STARTED,
+    Events.ITERATION_COMPLETED,
+    Events.EPOCH_COMPLETED,
+    TrainerEvents.VALIDATION_STARTED,
+    TrainerEvents.VALIDATION_COMPLETED,
+    TrainerEvents.CHECKPOINT_SAVED,
+    Events.COMPLETED,
+    Events.INTERRUPT,
+    Events.TERMINATE,
+    Events.EXCEPTION_RAISED,
+    TrainerEvents.TRAINING_ENDED,
+    TrainerEvents.FIT_COMPLETED,
+)
+_PLACE = {getattr(event, "name", event): place for place, event in enumerate(ORDER)}
+
+_WORDS = {"validate": "validation", "test": "test", "predict": "predict"}
 
 
-def _times(run: Run, settings: Settings) -> dict[str, str]:
-    """How often each event fires in this run, as far as it is known."""
-    epochs, batches = settings.max_epochs, run.loaders.num_training_batches
-    known: dict[str, Any] = dict.fromkeys(
-        ("FIT_STARTED", "PRETRAIN_STARTED", "PRETRAIN_COMPLETED", "STARTED", "TRAINING_ENDED", "FIT_COMPLETED"), 1
+def plan_of(run: Run, settings: Settings, *, reasons: bool = False) -> Plan:
+    """The handlers on the engines; what only a model and data tell is added when fit has them."""
+    counts = counts_of(run, settings)
+    lines = _sorted(
+        [*_step_lines(run, settings, counts), *_lines(run.engine, "train", counts.train)]
     )
-    known.update(COMPLETED=1)
-    if settings.max_steps is not None:
-        return {event: str(count) for event, count in known.items()}
-    known.update(EPOCH_STARTED=epochs, EPOCH_COMPLETED=epochs)
-    if batches and batches != INFINITE:
-        for event in ("GET_BATCH_STARTED", "GET_BATCH_COMPLETED", "ITERATION_STARTED", "ITERATION_COMPLETED"):
-            known[event] = int(batches) * epochs
-    return {event: str(count) for event, count in known.items()}
+    for stage, engine in run.evaluators.items():
+        if run.stage == stage or (stage == "validate" and (run.model is None or run.validates)):
+            times = counts.evaluation(stage)
+            lines += _sorted([*_evaluation_step(run, stage, times), *_lines(engine, stage, times)])
+    return Plan(lines, _notes(run, settings, counts), reasons=reasons)
+
+
+def _sorted(lines: list[tuple[str, Line]]) -> list[Line]:
+    return [line for _, line in sorted(lines, key=lambda item: _PLACE.get(item[0], len(ORDER)))]
+
+
+def _lines(engine: Engine, stage: str, times: dict[str, int]) -> Iterator[tuple[str, Line]]:
+    for entry in engine.entries():
+        event = str(getattr(entry.event, "name", entry.event))
+        owner = entry.owner or getattr(entry.handler, "__self__", None)
+        origin = (
+            "attached by hand"
+            if owner is None
+            else getattr(owner, "origin", "") or "attached by hand"
+        )
+        filter_: Filter | None = entry.filter
+        when = _pace(owner, event) if filter_ is None else str(filter_)
+        total = times.get(event)
+        called = total if total is None or filter_ is None else passes(filter_, total)
+        reason = (
+            getattr(owner, "order_reason", "")
+            if entry.order == getattr(owner, "order", None)
+            else ""
+        )
+        yield event, Line(stage, event, entry.order, _name(entry), when, called, origin, reason)
+
+
+def _pace(owner: Any, event: str) -> str:
+    """What a handler says of itself that counts for itself: ``each 100 steps``."""
+    attributes = {"EPOCH_COMPLETED": ("every_n_epochs",), "EPOCH_STARTED": ("every_n_epochs",)}
+    for attribute in attributes.get(event, ("every_n_batches", "every_n_steps")):
+        value = getattr(owner, attribute, None)
+        if isinstance(value, int) and value > 1:
+            return f"each {value} {attribute.removeprefix('every_n_')}"
+    return ""
+
+
+def _name(entry: Entry) -> str:
+    """Class and method, as short as they are clear."""
+    owner, handler = entry.owner, entry.handler
+    bound = getattr(handler, "__self__", None)
+    name = str(getattr(handler, "__name__", ""))
+    model = getattr(owner, "model", None)
+    if isinstance(handler, partial):
+        return f"partial({getattr(handler.func, '__name__', type(handler.func).__name__)})"
+    if bound is not None and not isinstance(bound, type):
+        return f"{type(bound).__name__}.{name.lstrip('_')}"
+    if not name:
+        return type(handler).__name__
+    local = str(getattr(handler, "__qualname__", name)).split("<locals>.")[-1]
+    if isinstance(owner, CallbackBase):
+        return f"{type(owner).__name__}.{name}"  # where a base class defines the hook, too
+    if "." in local and callable(getattr(model, name, None)):
+        return f"{type(model).__name__}.{name}"
+    if name == "<lambda>":
+        local = "a lambda"
+    if owner is not None and "." not in local:
+        return f"{type(owner).__name__}.{local.lstrip('_')}"
+    return local
+
+
+def _step_lines(run: Run, settings: Settings, counts: Counts) -> Iterator[tuple[str, Line]]:
+    """The step itself: what the engine does between two events."""
+    model = "" if run.model is None else f"{type(run.model).__name__}."
+    origin = "fit(model)" if run.model is None else f"model={type(run.model).__name__}"
+    step = run.step
+    if step is not None and step.manual:
+        name = f"{model}training_step, by hand"
+        yield FORWARD, Line("train", THE_STEP, None, name, "", counts.iterations, origin)
+        return
+    name = f"{model}training_step, backward"
+    split = settings.truncated_bptt_steps
+    when = "" if split is None else f"each {split} time steps"
+    yield FORWARD, Line("train", THE_STEP, None, name, when, counts.forwards, origin)
+    names = ["optimizer"] if step is None else [type(one).__name__ for one in step.optimizers]
+    for index, optimizer in enumerate(names):
+        when, times = _group(settings.accumulate_grad_batches), counts.steps
+        if step is not None and step.frequencies:
+            when, times = f"{step.frequencies[index]} of {sum(step.frequencies)} batches", None
+        origin = "configure_optimizers"
+        if settings.accumulate_grad_batches != 1:
+            origin = f"accumulate_grad_batches={settings.accumulate_grad_batches}"
+        line = Line("train", THE_STEP, None, f"{optimizer}.step, zero_grad", when, times, origin)
+        yield STEP, line
+
+
+def _group(factor: int | dict[int, int]) -> str:
+    if isinstance(factor, int):
+        return "" if factor == 1 else f"each {factor} batches"
+    return ", ".join(f"from epoch {epoch} each {k}" for epoch, k in sorted(factor.items()))
+
+
+def _evaluation_step(run: Run, stage: str, times: dict[str, int]) -> Iterator[tuple[str, Line]]:
+    if run.model is not None:
+        name = f"{type(run.model).__name__}.{_WORDS[stage]}_step"
+        origin = f"model={type(run.model).__name__}"
+        total = times.get("ITERATION_STARTED")
+        yield FORWARD, Line(stage, THE_STEP, None, name, "", total, origin)
+
+
+def _notes(run: Run, settings: Settings, counts: Counts) -> Iterator[str]:
+    meant = f"val_check_interval={settings.val_check_interval!r}"
+    every = settings.check_val_every_n_epoch
+    epochs = "" if every == 1 else f", in every {every}. epoch"
+    if run.model is None:
+        yield f"{meant}: validation runs {settings.val_check_meaning}{epochs}"
+        yield "the hooks and steps of the model join when fit(model) begins"
+    elif not run.validates:
+        yield "no validation: the model has no validation_step, or there are no batches for it"
+    else:
+        yield f"{meant}: validation runs {counts.validation_words(settings)}{epochs}"
+    if settings.overfit_batches or settings.fast_dev_run:
+        yield from (f"changed: {change}" for change in settings.changes)

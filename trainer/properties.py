@@ -1,4 +1,4 @@
-"""What can be read from a Trainer while it runs and afterwards; all of it comes from the parts of the run."""
+"""What can be read from a Trainer while it runs and afterwards; the parts hold it."""
 
 import os
 from collections.abc import Mapping
@@ -10,24 +10,32 @@ from leyden.handlers.early_stopping import EarlyStopping
 from leyden.handlers.model_checkpoint import ModelCheckpoint
 from leyden.handlers.progress import ProgressBarBase
 from leyden.handlers.running_loss import RunningLoss
+from leyden.hardware import HardwareProperties
+from leyden.observers import change
 from leyden.run import Run
 from leyden.settings import Settings
 
 __all__ = ["TrainerProperties"]
 
 
-class TrainerProperties:
+class TrainerProperties(HardwareProperties):
     """The read side of :class:`leyden.Trainer`; it has no state of its own."""
 
     _run: Run
     _settings: Settings
+
+    def _change(self, name: str, value: Any) -> None:
+        """Set one argument, by the rules of ``settings.py``, and remake what reads it."""
+        change(name, value, self._settings, self._run)
 
     # ------------------------------------------------------------------ position
 
     @property
     def current_epoch(self) -> int:
         """0-based; after fit that of the last epoch."""
-        return max(self._run.state.epoch - 1, 0)
+        run = self._run
+        # Restored, and the first epoch has not begun: the one to come.
+        return run.resumed["epoch"] if run.resumed is not None else max(run.state.epoch - 1, 0)
 
     @current_epoch.setter
     def current_epoch(self, value: int) -> None:
@@ -35,7 +43,7 @@ class TrainerProperties:
 
     @property
     def global_step(self) -> int:
-        """Completed optimizer steps (groups of accumulated batches); one behind until a batch is over."""
+        """Completed optimizer steps, groups of batches; one behind until a batch is over."""
         return self._run.state.global_step
 
     @global_step.setter
@@ -273,7 +281,7 @@ class TrainerProperties:
 
     @logger.setter
     def logger(self, value: Any) -> None:
-        self._run.use_logger(value)
+        self._change("logger", value)
 
     @property
     def log_dir(self) -> str | None:
@@ -289,8 +297,12 @@ class TrainerProperties:
 
     @property
     def callbacks(self) -> list[Any]:
-        """The callbacks, the list that was given included."""
+        """The callbacks, in the list that was given; a change of it takes part in the next run."""
         return self._run.callback_list
+
+    @callbacks.setter
+    def callbacks(self, value: Any) -> None:
+        self._change("callbacks", value)
 
     @property
     def checkpoint_callbacks(self) -> list[Any]:
@@ -299,8 +311,12 @@ class TrainerProperties:
 
     @property
     def checkpoint_callback(self) -> Any:
-        """The first ModelCheckpoint, or None."""
+        """The first ModelCheckpoint, or None; under fast_dev_run it saves nothing."""
         return next(iter(self.checkpoint_callbacks), None)
+
+    @checkpoint_callback.setter
+    def checkpoint_callback(self, value: Any) -> None:
+        self._change("checkpoint_callback", value)
 
     @property
     def early_stopping_callbacks(self) -> list[Any]:
@@ -315,49 +331,44 @@ class TrainerProperties:
     @property
     def progress_bar_callback(self) -> Any:
         """The progress bar, or None."""
-        return next((callback for callback in self.callbacks if isinstance(callback, ProgressBarBase)), None)
+        return next(
+            (callback for callback in self.callbacks if isinstance(callback, ProgressBarBase)), None
+        )
+
+    @property
+    def accumulate_grad_batches(self) -> int | dict[int, int]:
+        """Batches to an optimizer step: during fit the number in force, otherwise the argument."""
+        if self._run.stage == "fit":
+            return self._run.state.accumulate_grad_batches
+        found: int | dict[int, int] = self._settings.accumulate_grad_batches
+        return found
+
+    @accumulate_grad_batches.setter
+    def accumulate_grad_batches(self, value: int | dict[int, int]) -> None:
+        self._change("accumulate_grad_batches", value)
 
     @property
     def default_root_dir(self) -> str:
         """Where logs and checkpoints go if nothing else is said."""
         return _path(self._settings.default_root_dir or os.getcwd())
 
+    @default_root_dir.setter
+    def default_root_dir(self, value: Any) -> None:
+        self._change("default_root_dir", value)
+
     @property
     def weights_save_path(self) -> str:
         """Where checkpoints go if nothing else is said."""
         return _path(self._settings.weights_save_path or self.default_root_dir)
 
+    @weights_save_path.setter
+    def weights_save_path(self, value: Any) -> None:
+        self._change("weights_save_path", value)
+
     @property
     def tested_ckpt_path(self) -> Any:
-        """The file whose weights the last test used, or None."""
+        """The file whose weights a test loaded last, or None."""
         return self._run.tested_path
-
-    # ------------------------------------------------------------------ processes
-
-    @property
-    def is_global_zero(self) -> bool:
-        """Whether this is the first process."""
-        return self.global_rank == 0
-
-    @property
-    def global_rank(self) -> int:
-        """The number of this process among all."""
-        return 0
-
-    @property
-    def local_rank(self) -> int:
-        """The number of this process on its machine."""
-        return 0
-
-    @property
-    def node_rank(self) -> int:
-        """The number of this machine."""
-        return 0
-
-    @property
-    def world_size(self) -> int:
-        """The number of processes."""
-        return 1
 
     # ------------------------------------------------------------------ checkpoints
 

@@ -1,14 +1,19 @@
 """The Trainer: Lightning's signature and methods over a set of handlers. No feature lives here."""
 
-import logging
+import inspect
 import os
 from argparse import ArgumentParser, Namespace
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from leyden.assembly import assemble, reassemble
-from leyden.config import CHECKS, TrainerConfig
-from leyden.engine.errors import NotBuilt
-from leyden.observers import assemble_observers
+from leyden import arguments
+from leyden.assembly import assemble
+from leyden.config import CHECKS, TrainerConfig, signature_parameters
+from leyden.engine.errors import MisconfiguredType, NotBuilt
+from leyden.fitting import fit
+from leyden.observers import assemble_observers, connect_callbacks, tell
 from leyden.plan import Plan
 from leyden.plan_of import plan_of
 from leyden.properties import TrainerProperties
@@ -17,133 +22,183 @@ from leyden.settings import Settings
 
 __all__ = ["Trainer", "TrainerState"]
 
-log = logging.getLogger(__name__)
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _as_recorded(method: Method) -> Method:
+    """Show a method without its ``**later``: its parameters are those of Lightning 1.1."""
+    signature = inspect.signature(method)
+    shown = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    method.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+    return method
 
 
 class Trainer(TrainerProperties):
     """Trains, validates and tests a :class:`leyden.LightningModule`.
 
     The arguments are those of Lightning 1.1, with its meanings and defaults; each is described with
-    :class:`leyden.config.TrainerConfig`. They are checked here, before anything runs, and turned into handlers
-    (``leyden/assembly.py`` is the table): ``print(trainer.plan())`` shows what will run.
+    :class:`leyden.config.TrainerConfig`. They are checked here, before anything runs, and turned
+    into handlers (``leyden/assembly.py`` is the table): ``print(trainer.plan())`` shows what will
+    run.
 
-    Arguments that Lightning got later, ``gradient_clip_algorithm``, ``max_time``, ``limit_predict_batches`` and
-    the new names of old ones (``enable_progress_bar=False`` ...), are taken as well.
+    Arguments that Lightning got later, ``gradient_clip_algorithm``, ``max_time``,
+    ``limit_predict_batches``, and today's names of old ones (``enable_progress_bar=False`` ...) are
+    taken as well. Variables ``LEYDEN_TRAINER_<ARGUMENT>`` of the environment fill arguments that
+    are not given; ``PL_TRAINER_<ARGUMENT>`` wins over those that are, as in Lightning 1.1.
+
+    Every argument can be read back under its own name, and set between runs, by the same rules
+    (``trainer.max_epochs = 5``); ``leyden.settings`` lists what may change during a run and what
+    never may.
 
     Raises:
-        MisconfigurationException: for an argument that is unknown, wrong or not built yet; it says what to do.
+        MisconfigurationException: for an argument that is unknown, wrong or not built yet; it says
+            what to do.
 
     Example:
         >>> import leyden
         >>> trainer = leyden.Trainer(max_epochs=3, logger=False, checkpoint_callback=False)
         >>> trainer.max_epochs, trainer.current_epoch
         (3, 0)
+        >>> trainer.max_epochs = 5
+        >>> trainer.max_epochs
+        5
     """
 
-    def __init__(
-        self,
-        *,
-        logger: Any = True,
-        checkpoint_callback: Any = True,
-        callbacks: Any = None,
-        default_root_dir: str | os.PathLike[str] | None = None,
-        gradient_clip_val: float = 0,
-        process_position: int = 0,
-        num_nodes: int = 1,
-        num_processes: int = 1,
-        gpus: int | str | list[int] | None = None,
-        auto_select_gpus: bool = False,
-        tpu_cores: int | str | list[int] | None = None,
-        log_gpu_memory: str | None = None,
-        progress_bar_refresh_rate: int = 1,
-        overfit_batches: int | float = 0.0,
-        track_grad_norm: int | float | str = -1,
-        check_val_every_n_epoch: int = 1,
-        fast_dev_run: int | bool = False,
-        accumulate_grad_batches: int | dict[int, int] = 1,
-        max_epochs: int = 1000,
-        min_epochs: int = 1,
-        max_steps: int | None = None,
-        min_steps: int | None = None,
-        limit_train_batches: int | float = 1.0,
-        limit_val_batches: int | float = 1.0,
-        limit_test_batches: int | float = 1.0,
-        val_check_interval: int | float = 1.0,
-        flush_logs_every_n_steps: int = 100,
-        log_every_n_steps: int = 50,
-        accelerator: Any = None,
-        sync_batchnorm: bool = False,
-        precision: int | str = 32,
-        weights_summary: str | None = "top",
-        weights_save_path: str | os.PathLike[str] | None = None,
-        num_sanity_val_steps: int = 2,
-        truncated_bptt_steps: int | None = None,
-        resume_from_checkpoint: str | os.PathLike[str] | None = None,
-        profiler: Any = None,
-        benchmark: bool = False,
-        deterministic: bool | str = False,
-        reload_dataloaders_every_epoch: bool | int = False,
-        auto_lr_find: bool | str = False,
-        replace_sampler_ddp: bool = True,
-        terminate_on_nan: bool = False,
-        auto_scale_batch_size: bool | str = False,
-        prepare_data_per_node: bool = True,
-        plugins: Any = None,
-        amp_backend: str = "native",
-        amp_level: str = "O2",
-        distributed_backend: str | None = None,
-        automatic_optimization: bool | None = None,
-        move_metrics_to_cpu: bool = False,
-        **later: Any,
-    ) -> None:
-        arguments = {**locals(), **later}
-        for name in ("self", "later", "__class__"):
-            arguments.pop(name, None)
-        # What stands at its default was not given: environment variables may fill it, the plan says so.
-        given = {
-            name: value for name, value in arguments.items() if name in later or not _is_default(name, value)
-        }
-        config = TrainerConfig.parse(**given)
-        settings = Settings(config)
-        object.__setattr__(self, "_settings", settings)
-        self._run = Run(settings, self)
-        for change in config.changes:
-            log.info("%s", change)
-            print(change)
-        assemble(settings, self._run)
-        assemble_observers(settings, self._run, self)
+    # Editors and type checkers read this; at run time only what was really given counts: an
+    # argument that was written out with its default's value is given all the same. The tests hold
+    # both signatures together.
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            logger: bool | Any = True,
+            checkpoint_callback: bool | Any = True,
+            callbacks: Any = None,
+            default_root_dir: str | os.PathLike[str] | None = None,
+            gradient_clip_val: float | int = 0,
+            process_position: int = 0,
+            num_nodes: int = 1,
+            num_processes: int = 1,
+            gpus: int | str | list[int] | None = None,
+            auto_select_gpus: bool = False,
+            tpu_cores: int | str | list[int] | None = None,
+            log_gpu_memory: str | None = None,
+            progress_bar_refresh_rate: int = 1,
+            overfit_batches: int | float = 0.0,
+            track_grad_norm: int | float | str = -1,
+            check_val_every_n_epoch: int = 1,
+            fast_dev_run: int | bool = False,
+            accumulate_grad_batches: int | dict[int, int] = 1,
+            max_epochs: int = 1000,
+            min_epochs: int = 1,
+            max_steps: int | None = None,
+            min_steps: int | None = None,
+            limit_train_batches: int | float = 1.0,
+            limit_val_batches: int | float = 1.0,
+            limit_test_batches: int | float = 1.0,
+            val_check_interval: int | float = 1.0,
+            flush_logs_every_n_steps: int = 100,
+            log_every_n_steps: int = 50,
+            accelerator: str | Any | None = None,
+            sync_batchnorm: bool = False,
+            precision: int = 32,
+            weights_summary: str | None = "top",
+            weights_save_path: str | os.PathLike[str] | None = None,
+            num_sanity_val_steps: int | float = 2,
+            truncated_bptt_steps: int | None = None,
+            resume_from_checkpoint: str | os.PathLike[str] | None = None,
+            profiler: str | bool | Any | None = None,
+            benchmark: bool = False,
+            deterministic: bool | str = False,
+            reload_dataloaders_every_epoch: bool | int = False,
+            auto_lr_find: bool | str = False,
+            replace_sampler_ddp: bool = True,
+            terminate_on_nan: bool = False,
+            auto_scale_batch_size: bool | str = False,
+            prepare_data_per_node: bool = True,
+            plugins: str | list[Any] | Any | None = None,
+            amp_backend: str = "native",
+            amp_level: str = "O2",
+            distributed_backend: str | None = None,
+            automatic_optimization: bool | None = None,
+            move_metrics_to_cpu: bool = False,
+            gradient_clip_algorithm: str = "norm",
+            max_time: str | dict[str, float] | timedelta | None = None,
+            limit_predict_batches: int | float = 1.0,
+            enable_checkpointing: bool | None = None,
+            enable_progress_bar: bool | None = None,
+            enable_model_summary: bool | None = None,
+            reload_dataloaders_every_n_epochs: int | None = None,
+            use_distributed_sampler: bool | None = None,
+            devices: int | list[int] | str | None = None,
+            strategy: str | None = None,
+        ) -> None: ...
+
+    else:
+
+        def __init__(self, *positional: Any, **given: Any) -> None:
+            if positional:
+                raise _by_position(positional)
+            config = TrainerConfig.parse(**given)
+            settings = Settings(config)
+            object.__setattr__(self, "_settings", settings)
+            self._run = Run(settings, self)
+            self._restored_into = None
+            tell(config.changes)
+            assemble(settings, self._run)
+            assemble_observers(settings, self._run, self)
+
+        __init__.__signature__ = inspect.Signature(
+            [
+                inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+                *signature_parameters(),
+            ]
+        )
 
     # ------------------------------------------------------------------ runs
 
+    @_as_recorded
     def fit(
-        self, model: Any, train_dataloader: Any = None, val_dataloaders: Any = None, datamodule: Any = None, **later: Any
+        self,
+        model: Any,
+        train_dataloader: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: Any = None,
+        **later: Any,
     ) -> int:
         """Train a module.
 
-        Calling it again with the same module goes on after the last finished epoch (raise ``max_epochs`` first);
-        another module begins a new run.
+        Calling it again with the same module goes on after the last finished epoch (raise
+        ``max_epochs`` first); another module begins a new run.
 
         Args:
             model: a LightningModule.
             train_dataloader: a DataLoader or any iterable of batches, or a data module.
             val_dataloaders: one loader, or a list of them.
             datamodule: brings the loaders instead.
-            later: ``train_dataloaders`` and ``ckpt_path``, the names of today's Lightning.
+            later: today's names, ``train_dataloaders`` and ``ckpt_path`` (a checkpoint to continue
+                from).
 
         Returns:
             1, as Lightning 1.1; also after Ctrl-C, then ``trainer.interrupted`` is True.
 
         Raises:
-            MisconfigurationException: before anything runs, when something is missing or contradictory.
+            MisconfigurationException: before anything runs, when something is missing or
+                contradictory.
         """
-        train_dataloader, checkpoint = self._later_names("fit", train_dataloader, later)
+        train_dataloader, checkpoint = _later(
+            "fit", "train_dataloader", train_dataloader, later, ("ckpt_path",)
+        )
         if datamodule is None and hasattr(train_dataloader, "train_dataloader"):
             train_dataloader, datamodule = None, train_dataloader
         datamodule = self._connect(model, datamodule, (train_dataloader, val_dataloaders))
-        self._run.checkpoint_to_restore = checkpoint or self._settings.resume_from_checkpoint
-        self._run.fit(model, train_dataloader, val_dataloaders, datamodule)
+        with self._running():
+            self._run.checkpoint_to_restore = checkpoint.get("ckpt_path") or self._to_resume(model)
+            fit(self._run, model, train_dataloader, val_dataloaders, datamodule)
         return 1
 
+    @_as_recorded
     def test(
         self,
         model: Any = None,
@@ -156,19 +211,25 @@ class Trainer(TrainerProperties):
         """Run the test loop and give its metrics.
 
         Args:
-            model: a LightningModule; None: the one that was trained, with the weights of ``ckpt_path``.
+            model: a LightningModule; None: the one that was trained, with the weights of
+                ``ckpt_path``.
             test_dataloaders: one loader, or a list of them.
-            ckpt_path: ``"best"``, None (the weights as they are) or a file; unused where ``model`` is given.
+            ckpt_path: ``"best"``, None (the weights as they are) or a file; unused where ``model``
+                is given.
             verbose: print the metrics.
             datamodule: brings the loaders instead.
+            later: today's name of the loaders, ``dataloaders``.
 
         Returns:
             A list with a dict of metrics for each loader; 1 if nothing was logged.
         """
-        return self._run.evaluate_alone(
-            "test", model, test_dataloaders, ckpt_path, verbose, datamodule, later.pop("dataloaders", None)
-        )
+        loaders, _ = _later("test", "test_dataloaders", test_dataloaders, later)
+        with self._running():
+            return self._run.evaluate_alone(
+                "test", model, loaders, ckpt_path, verbose, datamodule, None
+            )
 
+    @_as_recorded
     def validate(
         self,
         model: Any = None,
@@ -179,22 +240,37 @@ class Trainer(TrainerProperties):
         **later: Any,
     ) -> Any:
         """Run the validation loop on its own; takes and gives what :meth:`test` does."""
-        return self._run.evaluate_alone(
-            "validate", model, val_dataloaders, ckpt_path, verbose, datamodule, later.pop("dataloaders", None)
-        )
+        loaders, _ = _later("validate", "val_dataloaders", val_dataloaders, later)
+        with self._running():
+            return self._run.evaluate_alone(
+                "validate", model, loaders, ckpt_path, verbose, datamodule, None
+            )
 
     def predict(
-        self, model: Any = None, dataloaders: Any = None, datamodule: Any = None, ckpt_path: Any = "best"
+        self,
+        model: Any = None,
+        dataloaders: Any = None,
+        datamodule: Any = None,
+        ckpt_path: Any = "best",
     ) -> list[Any]:
         """Give what ``predict_step`` returns for every batch: a list, or one for each loader."""
-        return self._run.evaluate_alone("predict", model, dataloaders, ckpt_path, False, datamodule, None)  # type: ignore[no-any-return]
+        with self._running():
+            found: list[Any] = self._run.evaluate_alone(
+                "predict", model, dataloaders, ckpt_path, False, datamodule, None
+            )
+        return found
 
     def tune(
-        self, model: Any, train_dataloader: Any = None, val_dataloaders: Any = None, datamodule: Any = None
+        self,
+        model: Any,
+        train_dataloader: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: Any = None,
     ) -> None:
         """Refused: the learning-rate finder and the batch-size scaler are not built yet."""
         raise NotBuilt(
-            "trainer.tune() is not built yet: set the learning rate and the batch size yourself, then call fit"
+            "trainer.tune() is not built yet: set the learning rate and the batch size yourself, "
+            "then call fit"
         )
 
     def save_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool = False) -> None:
@@ -208,16 +284,19 @@ class Trainer(TrainerProperties):
 
     # ------------------------------------------------------------------ what will run
 
-    def plan(self) -> Plan:
-        """Every event with its handlers, in the order in which they run, and who put them there."""
-        return plan_of(self._run, self._settings)
+    def plan(self, *, reasons: bool = False) -> Plan:
+        """Every event with its handlers, in the order in which they run, and who put them there.
+
+        Args:
+            reasons: print why a handler has its place among those of its event, where it says so.
+        """
+        return plan_of(self._run, self._settings, reasons=reasons)
 
     # ------------------------------------------------------------------ arguments
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in CHECKS and name not in READ_BY_PROPERTY:
-            self._settings.change(name, value)
-            reassemble(name, self._settings, self._run)
+        if name in CHECKS and not hasattr(type(self), name):
+            self._change(name, value)
         else:
             object.__setattr__(self, name, value)
 
@@ -228,20 +307,62 @@ class Trainer(TrainerProperties):
 
     @classmethod
     def add_argparse_args(cls, parent_parser: ArgumentParser) -> ArgumentParser:
-        """Add every argument to a parser, with its type and default."""
-        from leyden.arguments import add_argparse_args
-
-        return add_argparse_args(cls, parent_parser)
+        """Give a new parser that knows every argument: type, default and what it means."""
+        told = {
+            **arguments.argument_descriptions(TrainerConfig),
+            **arguments.argument_descriptions(cls),
+        }
+        return arguments.add_argparse_args(cls, parent_parser, told)
 
     @classmethod
     def from_argparse_args(cls, args: Namespace | ArgumentParser, **kwargs: Any) -> "Trainer":
-        """Make a Trainer of parsed arguments; ``kwargs`` win."""
-        from leyden.arguments import from_argparse_args
+        """Make a Trainer of parsed arguments; ``kwargs`` win, other names are left out."""
+        return arguments.from_argparse_args(cls, args, **kwargs)
 
-        made: Trainer = from_argparse_args(cls, args, **kwargs)
-        return made
+    @classmethod
+    def parse_argparser(cls, arg_parser: ArgumentParser | Namespace) -> Namespace:
+        """Parse the command line, or take what was parsed; a flag without a value is True."""
+        return arguments.parse_argparser(cls, arg_parser)
+
+    @classmethod
+    def match_env_arguments(cls) -> Namespace:
+        """Give the arguments that the environment sets, such as ``PL_TRAINER_MAX_EPOCHS=3``."""
+        return arguments.match_env_arguments(cls)
+
+    @classmethod
+    def default_attributes(cls) -> dict[str, Any]:
+        """Give every argument with its default."""
+        return arguments.default_attributes(cls)
+
+    @classmethod
+    def get_init_arguments_and_types(cls) -> list[tuple[str, tuple[type, ...], Any]]:
+        """Give (name, types, default) of every argument."""
+        return arguments.get_init_arguments_and_types(cls)
+
+    @classmethod
+    def get_deprecated_arg_names(cls) -> list[str]:
+        """Give the names that command lines leave out: in class attributes ``DEPRECATED...``."""
+        return arguments.get_deprecated_arg_names(cls)
 
     # ------------------------------------------------------------------ helpers
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """One run, of the callbacks listed now; what it borrowed is given back however it ends."""
+        connect_callbacks(self._run, self._settings)
+        try:
+            yield
+        finally:
+            for handler in self._run.features.values():
+                release = getattr(handler, "release", None)
+                if release is not None:
+                    release()
+
+    def _to_resume(self, model: Any) -> Any:
+        """``resume_from_checkpoint`` where this module has not gone on from it already."""
+        path = self._settings.resume_from_checkpoint
+        done, self._restored_into = self._restored_into, (model, path)
+        return None if done is not None and done[0] is model and done[1] == path else path
 
     def _connect(self, model: Any, datamodule: Any, loaders: tuple[Any, ...]) -> Any:
         found = datamodule_of(model, datamodule) if datamodule is not None else None
@@ -251,23 +372,35 @@ class Trainer(TrainerProperties):
             found.trainer = self
         return found
 
-    @staticmethod
-    def _later_names(method: str, train: Any, later: dict[str, Any]) -> tuple[Any, Any]:
-        checkpoint = later.pop("ckpt_path", None)
-        renamed = later.pop("train_dataloaders", None)
-        if later:
-            raise TypeError(f"{method}() got an unexpected keyword argument {sorted(later)[0]!r}")
-        if train is not None and renamed is not None:
-            raise TypeError(f"{method}() got train_dataloader and train_dataloaders, which are the same: pass one")
-        return (renamed if train is None else train), checkpoint
+
+def _by_position(positional: tuple[Any, ...]) -> MisconfiguredType:
+    names = list(CHECKS)[: len(positional)]
+    if isinstance(positional[0], dict):
+        cure = "give a dict of arguments as Trainer(**arguments)"
+    else:
+        cure = f"name them, as in Trainer({', '.join(f'{name}=...' for name in names)})"
+    return MisconfiguredType(
+        f"Trainer got {len(positional)} positional argument{'s' * (len(positional) > 1)}, and "
+        f"takes none: {cure}"
+    )
 
 
-#: Arguments whose attribute is a property with more behind it than the argument.
-READ_BY_PROPERTY = frozenset(
-    {"logger", "callbacks", "checkpoint_callback", "default_root_dir", "weights_save_path", "profiler"}
-)
-
-
-def _is_default(name: str, value: Any) -> bool:
-    default = TrainerConfig.__dataclass_fields__[name].default
-    return value is default or (type(value) is type(default) and bool(value == default))
+def _later(
+    method: str, name: str, loaders: Any, later: dict[str, Any], others: tuple[str, ...] = ()
+) -> tuple[Any, dict[str, Any]]:
+    """Take the loaders by today's name too, and the other arguments that came later."""
+    renamed = "train_dataloaders" if name == "train_dataloader" else "dataloaders"
+    unknown = sorted(set(later) - {renamed, *others})
+    if unknown:
+        known = ", ".join((renamed, *others))
+        # Python's own words, which code that catches a TypeError may look for.
+        raise MisconfiguredType(
+            f"{method}() got an unexpected keyword argument {unknown[0]!r}: beside the documented "
+            f"ones it takes {known}"
+        )
+    given = later.pop(renamed, None)
+    if loaders is not None and given is not None:
+        raise MisconfiguredType(
+            f"{method}() got {name} and {renamed}, which are the same: pass one"
+        )
+    return (given if loaders is None else loaders), later

@@ -325,7 +325,7 @@ REFUSED: list[tuple[str, Any, str, type[Exception]]] = [
     ("profiler", 3, "MisconfigurationException", TypeError),
     ("profiler", "pytorch", "MisconfigurationException", ValueError),
     ("benchmark", 1, "MisconfigurationException", TypeError),
-    ("deterministic", "warn", "MisconfigurationException", TypeError),
+    ("deterministic", "warns", "MisconfigurationException", ValueError),
     ("reload_dataloaders_every_epoch", -1, "MisconfigurationException", ValueError),
     ("auto_lr_find", True, "MisconfigurationException", ValueError),
     ("auto_lr_find", 3, "MisconfigurationException", TypeError),

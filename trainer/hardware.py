@@ -1,0 +1,174 @@
+"""What a Trainer tells about devices, precision and processes: one process on the CPU, so far."""
+
+import os
+from typing import Any
+
+import torch
+
+from leyden.settings import Settings
+
+__all__ = ["HardwareProperties"]
+
+
+class HardwareProperties:
+    """What :class:`leyden.Trainer` tells about the machine; it has no state of its own.
+
+    The names are those of Lightning 1.1, so that code which asks for one of them finds it.
+    """
+
+    _settings: Settings
+
+    # ------------------------------------------------------------------ processes
+
+    @property
+    def is_global_zero(self) -> bool:
+        """Whether this is the first process."""
+        return self.global_rank == 0
+
+    @property
+    def global_rank(self) -> int:
+        """The number of this process among all."""
+        return 0
+
+    @property
+    def local_rank(self) -> int:
+        """The number of this process on its machine."""
+        return 0
+
+    @property
+    def node_rank(self) -> int:
+        """The number of this machine."""
+        return 0
+
+    @property
+    def world_size(self) -> int:
+        """The number of processes."""
+        return 1
+
+    @property
+    def data_parallel(self) -> bool:
+        """Whether batches are shared out, in whatever way."""
+        return self.use_dp or self.use_ddp or self.use_ddp2
+
+    @property
+    def require_distributed_sampler(self) -> bool:
+        """Whether each process needs a sampler that gives it its own share."""
+        return self.use_ddp or self.use_ddp2 or self.use_horovod or self.on_tpu
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, int]:
+        """What such a sampler is made with."""
+        return {"num_replicas": self.world_size, "rank": self.global_rank}
+
+    @property
+    def use_dp(self) -> bool:
+        """Whether one process drives several devices."""
+        return False
+
+    @property
+    def use_ddp(self) -> bool:
+        """Whether there is a process for each device."""
+        return False
+
+    @property
+    def use_ddp2(self) -> bool:
+        """Whether there is a process for each machine."""
+        return False
+
+    @property
+    def use_horovod(self) -> bool:
+        """Whether Horovod connects the processes."""
+        return False
+
+    # ------------------------------------------------------------------ devices
+
+    @property
+    def num_gpus(self) -> int:
+        """How many GPUs this process and its like on the machine use."""
+        return 0
+
+    @property
+    def data_parallel_device_ids(self) -> list[int] | None:
+        """The ids of those GPUs; None if there are none."""
+        return None
+
+    @property
+    def root_gpu(self) -> int | None:
+        """The id of the GPU that the module is on first; None without one."""
+        return None
+
+    @property
+    def root_device(self) -> torch.device:
+        """The device that the module is on."""
+        return torch.device("cpu")
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the module is on the CPU."""
+        return self.root_device.type == "cpu"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the module is on a GPU."""
+        return self.num_gpus > 0
+
+    @property
+    def on_tpu(self) -> bool:
+        """Whether the module is on a TPU."""
+        return self.use_tpu
+
+    @property
+    def use_single_gpu(self) -> bool:
+        """Whether exactly one GPU is used, by one process."""
+        return False
+
+    @property
+    def use_tpu(self) -> bool:
+        """Whether TPU cores were asked for and are used."""
+        return False
+
+    @property
+    def tpu_id(self) -> int | None:
+        """The one TPU core that was asked for as ``tpu_cores=[i]``; None otherwise."""
+        return None
+
+    @property
+    def tpu_local_core_rank(self) -> int:
+        """The number of this process's core on its machine; 0 without a TPU."""
+        return 0
+
+    @property
+    def tpu_global_core_rank(self) -> int:
+        """The number of this process's core among all; 0 without a TPU."""
+        return 0
+
+    # ------------------------------------------------------------------ precision
+
+    @property
+    def use_amp(self) -> bool:
+        """Whether the forward pass runs in half precision where that is safe."""
+        return bool(self._settings.precision == 16)
+
+    @property
+    def amp_backend(self) -> str | None:
+        """'native' or 'apex' where half precision is in force; None with 32 bits."""
+        return str(self._settings.amp_backend) if self.use_amp else None
+
+    @property
+    def scaler(self) -> Any:
+        """The gradient scaler of native half precision; None without it."""
+        return None
+
+    # ------------------------------------------------------------------ SLURM
+
+    @property
+    def is_slurm_managing_tasks(self) -> bool:
+        """Whether SLURM starts the processes of this run: never for a single one."""
+        return False
+
+    @property
+    def slurm_job_id(self) -> int | None:
+        """The number of this process's SLURM job; None outside of one, and in a shell."""
+        job = os.environ.get("SLURM_JOB_ID", "")
+        inside = os.environ.get("SLURM_JOB_NAME") != "bash"
+        return int(job) if job.isdigit() and inside else None
