@@ -108,7 +108,7 @@ class Emitter(ignite.engine.engine.Engine):
         name = self._hub.counter(event)
         if name is None:
             raise RuntimeError(f"{event} has no counter: register it with event_to_attr")
-        return getattr(self.state, name, 0)  # type: ignore[no-any-return]
+        return getattr(self.state, name, 0)
 
     def channel(self, event: Any) -> Channel:
         """Return the place where `event` is fired; one object for the engine's life.
@@ -273,12 +273,13 @@ class Emitter(ignite.engine.engine.Engine):
             f"but its signature is {parameters}"
         )
 
+    # For its readers it is what it is in ignite: a dict of lists.
     @property
-    def _event_handlers(self) -> Registry:  # type: ignore[override]
+    def _event_handlers(self) -> Any:
         return self._registry
 
     @_event_handlers.setter
-    def _event_handlers(self, handlers: Mapping[Any, Any]) -> None:
+    def _event_handlers(self, handlers: Any) -> None:
         self._registry.clear()
         self._registry.update(handlers)
 
@@ -290,11 +291,11 @@ class Emitter(ignite.engine.engine.Engine):
     def _assert_allowed_event(self, event_name: Any) -> None:
         if event_name in self._allowed_events:
             return
-        names = [getattr(event, "name", event) for event in self._allowed_events]
+        names = [str(getattr(event, "name", event)) for event in self._allowed_events]
         asked = str(getattr(event_name, "name", event_name))
-        near = difflib.get_close_matches(
-            asked, names, n=3, cutoff=0.6
-        ) or difflib.get_close_matches(asked.upper(), names, n=3, cutoff=0.6)
+        near = difflib.get_close_matches(asked, names) or difflib.get_close_matches(
+            asked.upper(), names
+        )
         hint = f"the nearest are {', '.join(near)}" if near else f"allowed are {', '.join(names)}"
         raise ValueError(
             f"Event {event_name} is not a valid event for this {type(self).__name__}: {hint}. "

@@ -452,7 +452,7 @@ class Engine(Resumable):
             state.batch = None
             if not self._done():
                 total = state.max_iters
-                if state.max_epochs is not None:
+                if state.max_epochs is not None and state.epoch_length is not None:
                     total = state.epoch_length * state.max_epochs
                 warnings.warn(
                     "Data iterator can not provide data anymore but required total number of "

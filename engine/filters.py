@@ -37,7 +37,9 @@ class Filter:
     @property
     def opaque(self) -> bool:
         """Whether only calling :attr:`test` tells, as with a user's ``event_filter``."""
-        return self.every is self.once is self.before is self.after is None
+        return not any(
+            value is not None for value in (self.every, self.once, self.before, self.after)
+        )
 
     def next(self, counter: int) -> int:
         """Return the smallest value from `counter` on that passes, or :data:`NEVER`.

@@ -149,7 +149,10 @@ class Machine:
     def __init__(self) -> None:
         self.phase = Phase.IDLE
         self.left: Phase | None = None
-        self.clear()
+        self.pending = False
+        self._terminate: bool | str = False
+        self._terminate_epoch: bool | str = False
+        self._interrupt = False
 
     def move(self, move: Move, advice: str = "") -> Phase:
         """Make a move and return the new phase.
@@ -212,9 +215,7 @@ class Machine:
 
     def clear(self) -> None:
         """Forget every request."""
-        self._terminate: bool | str = False
-        self._terminate_epoch: bool | str = False
-        self._interrupt = False
+        self._terminate = self._terminate_epoch = self._interrupt = False
         self.pending = False
 
     def requested(self) -> Move | None:

@@ -55,7 +55,7 @@ class Resumable(Emitter):
         return self if self._machine.phase is Phase.INTERRUPTED else None
 
     @_internal_run_generator.setter
-    def _internal_run_generator(self, value: None) -> None:
+    def _internal_run_generator(self, value: Any) -> None:
         if value is None and self._machine.phase is Phase.INTERRUPTED:
             self._machine.move(Move.RESTORE)
             self._dataloader_iter = None

@@ -88,8 +88,7 @@ class Record(tuple[Any, ...]):
     def user(self) -> Callable[..., Any]:
         """The function that the user gave, without what was put around it."""
         handler = self[0]
-        user = handler.user if isinstance(handler, FilteredHandler) else handler
-        return user  # type: ignore[no-any-return]
+        return handler.user if isinstance(handler, FilteredHandler) else handler
 
     def compile(self, engine: "Emitter", counter: str | None) -> Call:
         """Make the callable of the engine alone that runs this entry, filter included."""
@@ -205,7 +204,7 @@ class HandlerList(list[Record]):
         self.extend(entries)
         return self
 
-    def __imul__(self, times: SupportsIndex) -> "HandlerList":  # type: ignore[override]
+    def __imul__(self, times: SupportsIndex) -> "HandlerList":
         super().__imul__(times)
         self._changed()
         return self
