@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from leyden.handlers.summary_printer import SummaryPrinter
     from leyden.handlers.throughput import ThroughputMonitor
     from leyden.handlers.timer import Timer
+    from leyden.handlers.torch_flags import TorchFlags
     from leyden.handlers.validation import Validation
     from leyden.handlers.weight_averaging import (
         EMAWeightAveraging,
@@ -72,6 +73,7 @@ __all__ = [
     "SummaryPrinter",
     "ThroughputMonitor",
     "Timer",
+    "TorchFlags",
     "Validation",
     "WeightAveraging",
 ]
@@ -108,6 +110,7 @@ _FILES = {
     "SummaryPrinter": "summary_printer",
     "ThroughputMonitor": "throughput",
     "Timer": "timer",
+    "TorchFlags": "torch_flags",
     "Validation": "validation",
     "EMAWeightAveraging": "weight_averaging",
     "StochasticWeightAveraging": "weight_averaging",

@@ -82,6 +82,11 @@ class OptimizerStep(Handler):
 
     def prepare(self, engine: Engine) -> None:
         """Say what this engine trains."""
+        if isinstance(engine._process_function, TrainingStep):
+            raise RuntimeError(
+                "this engine steps its optimizers itself, as a Trainer's does: "
+                "take OptimizerStep off"
+            )
         state: Any = engine.state
         state.optimizers, state.optimizer, state.optimizer_idx = [self.optimizer], self.optimizer, 0
         if self.model is not None:

@@ -1,5 +1,8 @@
 """OptimizerStep: a hand-written function that returns a loss, trained without the Trainer."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -86,3 +89,39 @@ def test_detached_it_leaves_the_parameters_alone() -> None:
     before = run.weights.clone()
     run.engine.run(batches(), max_epochs=3)
     assert torch.equal(run.weights, before) and not list(run.engine.entries())
+
+
+def test_under_a_trainer_it_says_that_it_is_one_too_many(tmp_path: Path) -> None:
+    made = trainer(tmp_path, max_epochs=1)
+    made.handlers.add(OptimizerStep(torch.optim.SGD([torch.zeros(1)], lr=1.0)))
+    with pytest.raises(RuntimeError, match="steps its optimizers itself"):
+        made.fit(Bare(), data())
+
+
+@pytest.mark.parametrize("stop", [1, 2, 5, 6])
+def test_a_run_stopped_in_mid_epoch_goes_on_in_another_process_bit_for_bit(stop: int) -> None:
+    first = Small(GradientAccumulation(3))
+    first.engine.listen(Events.ITERATION_COMPLETED(once=stop), lambda e: e.interrupt())
+    first.run()
+    assert first.state.iteration == stop
+    second = Small(GradientAccumulation(3))
+    second.model.load_state_dict(first.model.state_dict())
+    for old, new in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        new.grad = None if old.grad is None else old.grad.clone()  # an open group
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.engine.load_state_dict(first.engine.state_dict())
+    second.state.accumulate_grad_batches = 3
+    begun = second.engine.state_dict()["batch"]
+    second.engine.run(rest(begun), epoch_length=BATCHES)
+    assert torch.equal(second.weights, by_hand(factor=3))
+
+
+class rest:
+    """The batches after the first few in the first epoch, then all."""
+
+    def __init__(self, begun: int) -> None:
+        self.begun = begun
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        begun, self.begun = self.begun, 0
+        return iter(batches()[begun:])
