@@ -9,6 +9,7 @@ import torch
 from leyden.engine import Engine, Events, TrainerEvents
 from leyden.handlers import GradientAccumulation, GradientClipping, NanTermination, OptimizerStep
 from tests.handlers.small_runs import BATCHES, Small, batches, by_hand, record
+from tests.trainer.tiny import Bare, data, trainer
 
 
 @pytest.mark.parametrize("step_last", [False, True])
