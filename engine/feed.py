@@ -223,7 +223,7 @@ class Feed:
         self._pending = state
 
     def restore_streams(self) -> None:
-        """Put back the streams of random numbers of a loaded state now, before the next ``iter``."""
+        """Put back the random streams of a loaded state now, before the next ``iter``."""
         if self._pending is not None:
             self._position.streams.write(self._pending["streams"])
 

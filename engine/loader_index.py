@@ -243,7 +243,8 @@ class _Indices:
 
     def __iter__(self) -> Iterator[Any]:
         # With workers torch asks twice and uses the second: nothing may happen before it is used.
-        self._last = opened = []
+        opened: list[Iterator[Any]] = []
+        self._last = opened
         return chain.from_iterable(self._lazily(opened))
 
     def __len__(self) -> int:

@@ -52,7 +52,8 @@ class WorkerStates:
         # One slot more, for the state before the first batch.
         self._ring = torch.zeros(
             loader.num_workers, self._depth + 1, self._size, dtype=torch.uint8
-        ).share_memory_()
+        )
+        self._ring.share_memory_()  # type: ignore[no-untyped-call]
 
     def begin(self, worker: int) -> None:
         """Run in the worker, as its ``worker_init_fn``."""

@@ -47,7 +47,7 @@ def capture() -> dict[str, Any]:
     numpy = _numpy()
     if numpy is not None:
         state["numpy"] = plain_state(numpy.random.get_state(legacy=False))
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
 

@@ -182,8 +182,9 @@ def load(
         except Exception as error:
             # A file whose checksums are right fails for other reasons (its device is not here), and
             # a trusted one for those of its own code. The old format shows damage in any way.
-            other = trust or "map_location" in str(error)
-            if other or (verified and "PytorchStreamReader" not in str(error)):
+            text = str(error)
+            torn = "PytorchStreamReader" in text or "inline_container" in text or not verified
+            if trust or "map_location" in text or not torn:
                 raise
             raise DamagedCheckpoint(path, f"torch cannot read it ({_first_line(error)})") from error
     if not isinstance(found, dict):
@@ -341,7 +342,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         with filesystem.open(name, "rb") as remote:
             shutil.copyfileobj(remote, local, 1 << 20)
         local.seek(0)
-        yield local  # type: ignore[misc]
+        yield local
 
 
 def _upload(obj: Any, path: str) -> None:

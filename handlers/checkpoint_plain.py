@@ -73,7 +73,8 @@ def _plain(value: Any, where: str, lost: list[str], above: tuple[int, ...]) -> A
         return str(os.fspath(value))
     if not isinstance(value, enum.Enum):
         # Subclasses of plain types (numpy.float64 is one) would need their class to be read.
-        for kind in (int, float, complex, str, bytes):
+        kinds: tuple[type[Any], ...] = (int, float, complex, str, bytes)
+        for kind in kinds:
             if isinstance(value, kind) and value != b"":
                 return kind(value)
         if hasattr(value, "dtype") and hasattr(value, "tolist"):  # NumPy's scalars and arrays
