@@ -3,6 +3,7 @@
 from typing import Any
 
 from leyden.engine import Engine, Events
+from leyden.engine.errors import MisconfigurationException
 from leyden.handlers.base import Handler, Order
 
 __all__ = ["Position"]
@@ -36,4 +37,10 @@ class Position(Handler):
     def end_epoch(self, engine: Engine) -> None:
         """The last batch is over: ``global_step`` counts it."""
         state: Any = engine.state
+        if state.iteration == state.epoch_start:
+            before = "though it did before: a generator can be used once only; " if state.iteration else ""
+            raise MisconfigurationException(
+                f"the training loader gave no batch in epoch {state.epoch - 1}, {before}pass a DataLoader, "
+                "a list or another object that can be iterated in every epoch"
+            )
         state.settle()

@@ -16,6 +16,7 @@ from leyden.handlers.logger_flush import LoggerFlush
 from leyden.handlers.logger_lifecycle import LoggerLifecycle
 from leyden.handlers.nan_termination import NanTermination
 from leyden.handlers.position import Position
+from leyden.handlers.sampler_epoch import SamplerEpoch
 from leyden.handlers.stopping import Stopping
 from leyden.handlers.summary_printer import SummaryPrinter
 from leyden.handlers.torch_flags import TorchFlags
@@ -134,12 +135,17 @@ def _summary(settings: Any, run: Run) -> Any:
     return None if settings.weights_summary is None else SummaryPrinter(settings.weights_summary)
 
 
+def _sampler_epoch(settings: Any, run: Run) -> Any:
+    return SamplerEpoch(lambda: run.loaders.train)
+
+
 ASSEMBLY: tuple[Feature, ...] = (
     Feature((), lambda settings, run: Position()),
     Feature(("deterministic", "benchmark"), _flags),
     Feature(("weights_summary",), _summary),
     Feature(("max_steps", "min_steps", "min_epochs"), _stopping),
     Feature(("reload_dataloaders_every_epoch",), _reload),
+    Feature((), _sampler_epoch),
     Feature(("accumulate_grad_batches",), _accumulation),
     Feature(("track_grad_norm",), _grad_norm),
     Feature(("gradient_clip_val", "gradient_clip_algorithm"), _clipping),

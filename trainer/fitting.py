@@ -31,6 +31,7 @@ def fit(run: Run, model: Any, train: Any, val: Any, datamodule: Any) -> None:
             f"no training data: pass train_dataloader= to fit, or define train_dataloader() on "
             f"{type(model).__name__} or on a data module"
         )
+    _warn_of_idle_parts(run, model)
     with run.running(model, "fit"):
         run.prepare_data()
         run.setup("fit")
@@ -48,6 +49,33 @@ def fit(run: Run, model: Any, train: Any, val: Any, datamodule: Any) -> None:
         run.call("teardown", "fit")
         if run.status == TrainerState.RUNNING:
             run.status = TrainerState.FINISHED
+
+
+def _warn_of_idle_parts(run: Run, model: Any) -> None:
+    """Tell of a loader without a step, and of a step without a loader: neither is used."""
+    step = overrides(model, "validation_step", LightningModule)
+    loader = run.loaders.source("val_dataloader", LightningModule) is not None
+    if step != loader:
+        there, missing = ("a validation_step", "validation loader") if step else ("a validation loader", "validation_step")
+        warnings.warn(f"there is {there} but no {missing}: this run does not validate", UserWarning, stacklevel=4)
+
+
+def _warn_of_short_epoch(run: Run) -> None:
+    factor, batches = run.state.accumulate_grad_batches, run.loaders.num_training_batches
+    if factor > batches > 0:
+        warnings.warn(
+            f"accumulate_grad_batches={factor} is more than the {int(batches)} batches of an epoch: each epoch makes "
+            f"one step, of gradients divided by {factor}",
+            UserWarning,
+            stacklevel=5,
+        )
+    if batches == 0 and run.settings.limit_train_batches:
+        warnings.warn(
+            "the training loader has no batches: nothing is trained; look at the length of its dataset, batch_size "
+            "and drop_last",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def _prepare_training(run: Run) -> None:
@@ -99,6 +127,7 @@ def _train(run: Run) -> BaseException | None:
             run.sanity_check()
         run.model.train()
         run.request_training()
+        _warn_of_short_epoch(run)
         if not run._requested("validate") and not run.settings.reload_dataloaders_every_epoch:
             run.request_validation()
         _loop(run)

@@ -1,5 +1,6 @@
 """The loaders of a run: where they come from, how many batches of each are used."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from leyden.engine.errors import MisconfigurationException, MisconfiguredValue
 from leyden.overrides import overrides
+from leyden.seed import WORKERS_VARIABLE, seed_worker
 
 __all__ = ["Loaders", "batches_of", "limited", "unshuffled"]
 
@@ -76,6 +78,7 @@ class Loaders:
             )
         if settings.overfit_batches:
             loader = unshuffled(loader)
+        _seed_workers(loader)
         self.train = loader
         self.num_training_batches = limited(
             batches_of(loader), settings.limit_train_batches, "limit_train_batches", floor=0
@@ -109,6 +112,8 @@ class Loaders:
                         UserWarning,
                         stacklevel=4,
                     )
+        for loader in found:
+            _seed_workers(loader)
         limit = getattr(settings, limit_name)
         self.evaluation[stage] = found
         self.num_batches[stage] = [limited(batches_of(loader), limit, limit_name, floor=1) for loader in found]
@@ -194,6 +199,13 @@ def unshuffled(loader: Any) -> Any:
         generator=loader.generator,
         persistent_workers=loader.persistent_workers,
     )
+
+
+def _seed_workers(loader: Any) -> None:
+    """Seed the workers' NumPy and Python streams too, where ``seed_everything(workers=True)`` asked for it."""
+    wanted = os.environ.get(WORKERS_VARIABLE) == "1"
+    if wanted and isinstance(loader, DataLoader) and loader.worker_init_fn is None:
+        loader.worker_init_fn = seed_worker
 
 
 def _shuffles(loader: Any) -> bool:
