@@ -4,14 +4,15 @@ Where each event fires (a test records a run and compares it with this listing):
 
     TrainerEvents.FIT_STARTED               model on its device, optimizers made
     TrainerEvents.PRETRAIN_STARTED
-    TrainerEvents.PRETRAIN_COMPLETED        the checkpoint is restored before this one
+    TrainerEvents.CHECKPOINT_LOADED         where a checkpoint was restored
+    TrainerEvents.PRETRAIN_COMPLETED
     TrainerEvents.SANITY_CHECK_STARTED
     TrainerEvents.SANITY_CHECK_COMPLETED
     Events.STARTED                          the training loop begins
       for each epoch:
         Events.EPOCH_STARTED
         for each batch:
-          Events.GET_BATCH_STARTED
+          Events.GET_BATCH_STARTED                    once more where the data ends: no batch follows
           Events.GET_BATCH_COMPLETED
           Events.ITERATION_STARTED
             # the training step, once an optimizer and split:
