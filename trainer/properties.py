@@ -314,10 +314,6 @@ class TrainerProperties(HardwareProperties):
         """The first ModelCheckpoint, or None; under fast_dev_run it saves nothing."""
         return next(iter(self.checkpoint_callbacks), None)
 
-    @checkpoint_callback.setter
-    def checkpoint_callback(self, value: Any) -> None:
-        self._change("checkpoint_callback", value)
-
     @property
     def early_stopping_callbacks(self) -> list[Any]:
         """All EarlyStoppings."""
@@ -351,10 +347,6 @@ class TrainerProperties(HardwareProperties):
     def default_root_dir(self) -> str:
         """Where logs and checkpoints go if nothing else is said."""
         return _path(self._settings.default_root_dir or os.getcwd())
-
-    @default_root_dir.setter
-    def default_root_dir(self, value: Any) -> None:
-        self._change("default_root_dir", value)
 
     @property
     def weights_save_path(self) -> str:

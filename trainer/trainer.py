@@ -295,7 +295,7 @@ class Trainer(TrainerProperties):
     # ------------------------------------------------------------------ arguments
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in CHECKS and not hasattr(type(self), name):
+        if name in CHECKS and getattr(getattr(type(self), name, None), "fset", None) is None:
             self._change(name, value)
         else:
             object.__setattr__(self, name, value)
