@@ -56,7 +56,7 @@ class RunningLoss(Handler):
             return
         # .data is detach() that does not share the version: a third faster.
         loss, group, factor = state.loss.data, self._group, state.accumulate_grad_batches
-        if factor == 1 and not group and state.closed_at == state.iteration:
+        if factor == 1 and not group:
             self._steps.append(loss)
             return
         group.append(loss)
