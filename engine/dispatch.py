@@ -162,7 +162,9 @@ class Channel:
                 each.append((at, record.call, record))
             else:
                 filters.append(filter_)
-        self._each, self._filters = tuple(each), tuple(filters)
+        # Equal filters are due together: one of them tells.
+        different = {(f.every, f.once, f.before, f.after): f for f in filters}
+        self._each, self._filters = tuple(each), tuple(different.values())
         self._since = self._next = 0  # an empty window: look at the filters at the next use
         self._rest = -1 if each else NEVER
         self._stale = False

@@ -50,12 +50,10 @@ class Filter:
         Returns:
             The value. An opaque filter gives `counter`: it has to be asked each time.
         """
-        if self.opaque:
-            return counter
         if self.once is not None:
             return min((value for value in self.once if value >= counter), default=NEVER)
         if self.before is None and self.after is None:
-            every = self.every or 1
+            every = self.every or 1  # neither: opaque
             return -(-counter // every) * every
         first = (self.after or 0) + 1
         value = max(counter, first)

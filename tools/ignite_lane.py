@@ -169,8 +169,8 @@ def pytest_configure() -> None:
 
         from leyden.engine import Engine
 
-        ignite.engine.Engine = Engine
-        ignite.engine.engine.Engine = Engine
+        for module in (ignite.engine, ignite.engine.engine):
+            vars(module)["Engine"] = Engine
 
 
 def pytest_runtest_logreport(report: Any) -> None:

@@ -31,7 +31,7 @@ class Recorder:
 
     def __init__(self, **kind: bool) -> None:
         self.seen: list[Any] = []
-        self.engine = Engine(self.step, **kind)
+        self.engine: Any = Engine(self.step, **kind)
         for event in Events:
             if event is not Events.INTERRUPT:
                 self.engine.add_event_handler(event, self.fired)
@@ -205,7 +205,7 @@ def test_the_output_is_that_of_the_last_batch() -> None:
 
 def test_a_handler_may_change_the_batch_the_length_and_the_data() -> None:
     seen: list[Any] = []
-    engine = Engine(lambda engine, batch: seen.append(batch))
+    engine: Any = Engine(lambda engine, batch: seen.append(batch))
 
     @engine.on(Events.ITERATION_STARTED(once=2))
     def batch() -> None:
@@ -324,7 +324,7 @@ def test_reraise_tells_all_and_raises_the_original(
 def test_a_listener_swallows_and_the_run_goes_on_with_the_next_epoch() -> None:
     told: list[Any] = []
 
-    def step(engine: Any, batch: Any) -> int:
+    def step(engine: Any, batch: int) -> int:
         return 10 // batch
 
     engine = Engine(step)
@@ -351,7 +351,7 @@ def test_a_listener_that_raises_is_told_once() -> None:
 
 
 def test_times_do_not_count_the_pause() -> None:
-    engine = Engine(lambda engine, batch: None)
+    engine: Any = Engine(lambda engine, batch: None)
     engine.on(Events.ITERATION_COMPLETED(once=1))(engine.interrupt)
     engine.run([0, 1])
     engine._tock()  # as long a pause as the clock is old
@@ -362,7 +362,8 @@ def test_times_do_not_count_the_pause() -> None:
 
 def test_a_data_loader_with_workers_of_its_own_randomness() -> None:
     torch.manual_seed(3)
-    loader = DataLoader(torch.arange(12), batch_size=3, shuffle=True)
+    numbers: Any = torch.arange(12)
+    loader: Any = DataLoader(numbers, batch_size=3, shuffle=True)
     expected = [batch.tolist() for _ in range(2) for batch in loader]
     seen: list[Any] = []
     engine = Engine(lambda engine, batch: seen.append(batch.tolist()), data_ends_epoch=True)

@@ -1,5 +1,6 @@
 """Reading filters back from ignite's functions, and computing when they pass next."""
 
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -27,7 +28,8 @@ FORMS: list[dict[str, Any]] = [
 
 
 def _filter(**form: Any) -> Filter:
-    return read_filter(Events.ITERATION_STARTED(**form).filter)
+    test: Any = Events.ITERATION_STARTED(**form).filter
+    return read_filter(test)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
@@ -77,8 +79,8 @@ def test_a_function_of_the_user_is_asked_each_time() -> None:
 
 
 def test_what_only_looks_like_ignites_function_is_asked_each_time() -> None:
-    genuine = Events.ITERATION_STARTED(every=5).filter
-    named = _odd.__class__(_odd.__code__, globals(), "wrapper")
+    genuine: Any = Events.ITERATION_STARTED(every=5).filter
+    named: Any = FunctionType(_odd.__code__, globals(), "wrapper")
     named.__qualname__ = genuine.__qualname__
     assert read_filter(named).opaque
 

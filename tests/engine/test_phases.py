@@ -76,7 +76,7 @@ def test_the_strongest_request_is_made() -> None:
 
 def test_every_event_of_a_run_sees_its_phase() -> None:
     seen: list[Any] = []
-    engine = Engine(lambda engine, batch: seen.append(("step", engine.phase)))
+    engine: Any = Engine(lambda engine, batch: seen.append(("step", engine.phase)))
     for event in Events:
         if event not in (Events.EXCEPTION_RAISED, Events.TERMINATE_SINGLE_EPOCH):
             engine.listen(event, lambda engine: seen.append((engine.last_event_name, engine.phase)))

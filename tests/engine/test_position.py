@@ -106,10 +106,10 @@ def test_ignites_state_dict_goes_on_as_with_ignite() -> None:
 
 
 def test_users_keys_are_saved_with_the_place() -> None:
-    engine = Engine(lambda engine, batch: None, data_ends_epoch=True)
+    engine: Any = Engine(lambda engine, batch: None, data_ends_epoch=True)
     engine.state_dict_user_keys.append("alpha")
     engine.state.alpha = 0.5
-    other = Engine(lambda engine, batch: None, data_ends_epoch=True)
+    other: Any = Engine(lambda engine, batch: None, data_ends_epoch=True)
     other.state_dict_user_keys.append("alpha")
     other.load_state_dict(engine.state_dict())
     assert other.state.alpha == 0.5
@@ -146,7 +146,7 @@ def test_inside_an_epoch_loading_is_refused_and_changes_nothing(event: Any) -> N
 
 
 def test_a_state_that_does_not_fit_leaves_the_phase_alone() -> None:
-    engine = Engine(lambda engine, batch: None)
+    engine: Any = Engine(lambda engine, batch: None)
     engine.on(Events.ITERATION_COMPLETED(once=1))(engine.interrupt)
     engine.run([0, 1, 2])
     with pytest.raises(ValueError, match="Required state attribute 'epoch_length' is absent"):

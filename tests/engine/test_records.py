@@ -166,7 +166,7 @@ def test_a_filtered_handler_can_be_called_by_anybody() -> None:
         calls.append(engine)
         return "called"
 
-    filtered = FilteredHandler(engine, handler, Events.ITERATION_COMPLETED(every=3))
+    filtered: Any = FilteredHandler(engine, handler, Events.ITERATION_COMPLETED(every=3))
     assert filtered.__name__ == "handler"
     assert "every=3" in repr(filtered)
     engine.state.iteration = 2
