@@ -1,4 +1,4 @@
-"""The events of a run: ignite's own for the loop, ours for what happens inside one training iteration.
+"""The events of a run: ignite's own for the loop, ours for what happens in a training iteration.
 
 Where each event fires (a test records a run and compares it with this listing)::
 
@@ -12,7 +12,7 @@ Where each event fires (a test records a run and compares it with this listing):
       for each epoch:
         Events.EPOCH_STARTED
         for each batch:
-          Events.GET_BATCH_STARTED                    once more where the data ends: no batch follows
+          Events.GET_BATCH_STARTED            once more where the data ends: no batch follows
           Events.GET_BATCH_COMPLETED
           Events.ITERATION_STARTED
             # the training step, once an optimizer and split:
@@ -20,7 +20,7 @@ Where each event fires (a test records a run and compares it with this listing):
             TrainerEvents.BACKWARD_STARTED
             TrainerEvents.BACKWARD_COMPLETED
             # only where the accumulated gradients are complete:
-            TrainerEvents.GRADIENTS_READY             synchronised, unscaled: track, check and clip here
+            TrainerEvents.GRADIENTS_READY         synchronised, unscaled: track, check and clip here
             TrainerEvents.OPTIMIZER_STEP_STARTED
             TrainerEvents.OPTIMIZER_STEP_COMPLETED
             TrainerEvents.ZERO_GRAD_STARTED           gradients are still there
@@ -28,7 +28,7 @@ Where each event fires (a test records a run and compares it with this listing):
           TrainerEvents.VALIDATION_STARTED            where validation is due
           TrainerEvents.VALIDATION_COMPLETED
           TrainerEvents.CHECKPOINT_SAVED              whenever a handler wrote one
-        Events.EPOCH_COMPLETED                        epoch-end hooks, metrics, validation, schedulers
+        Events.EPOCH_COMPLETED                  epoch-end hooks, metrics, validation, schedulers
         TrainerEvents.VALIDATION_STARTED
         TrainerEvents.VALIDATION_COMPLETED
     Events.COMPLETED | Events.INTERRUPT | Events.TERMINATE | Events.EXCEPTION_RAISED

@@ -331,6 +331,7 @@ class Run:
             )
             return
         checkpoint_state.restore(self.trainer, checkpoint_io.load(path, map_location="cpu"))
+        self.engine.fire_event(TrainerEvents.CHECKPOINT_LOADED)
 
     def save_checkpoint(self, path: Any, weights_only: bool) -> None:
         """Write a checkpoint of the run as it is now."""
