@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from leyden.handlers.progress_base import ProgressBarBase
     from leyden.handlers.rich_progress import RichProgressBar
     from leyden.handlers.running_loss import RunningLoss
+    from leyden.handlers.sampler_epoch import SamplerEpoch
     from leyden.handlers.schedulers import LRSchedulers
     from leyden.handlers.stopping import Stopping
     from leyden.handlers.summary_printer import SummaryPrinter
@@ -68,6 +69,7 @@ __all__ = [
     "ProgressBarBase",
     "RichProgressBar",
     "RunningLoss",
+    "SamplerEpoch",
     "StochasticWeightAveraging",
     "Stopping",
     "SummaryPrinter",
@@ -105,6 +107,7 @@ _FILES = {
     "ProgressBarBase": "progress_base",
     "RichProgressBar": "rich_progress",
     "RunningLoss": "running_loss",
+    "SamplerEpoch": "sampler_epoch",
     "LRSchedulers": "schedulers",
     "Stopping": "stopping",
     "SummaryPrinter": "summary_printer",

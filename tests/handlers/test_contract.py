@@ -59,6 +59,7 @@ CASES: dict[str, Make] = {
     "GradientNorm": lambda root: leyden.handlers.GradientNorm(2, lambda norms: None),
     "LRSchedulers": scheduler,
     "LearningRateMonitor": lambda root: leyden.handlers.LearningRateMonitor(),
+    "SamplerEpoch": lambda root: leyden.handlers.SamplerEpoch(lambda: None),
     "LoaderReload": lambda root: leyden.handlers.LoaderReload(lambda: None),
     "LoggerFlush": lambda root: leyden.handlers.LoggerFlush(lambda: None, every_n_steps=2),
     "LoggerLifecycle": lambda root: leyden.handlers.LoggerLifecycle(DummyLogger),
