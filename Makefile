@@ -71,7 +71,7 @@ types: $(VENV)/.lint ## mypy --strict over the four packages, then pyright
 	$(PY) tools/typetree.py
 	@status=0; set -x; \
 	(cd .types && $(abspath $(BIN))/mypy --config-file ../setup.cfg -p leyden) || status=1; \
-	$(BIN)/pyright --pythonpath $(PY) || status=1; \
+	(cd .types && $(abspath $(BIN))/pyright --pythonpath $(abspath $(PY))) || status=1; \
 	{ set +x; } 2>/dev/null; exit $$status
 
 bench: $(VENV)/.bench ## the benchmark table (peers that are not installed are left out)
