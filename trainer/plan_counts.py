@@ -44,14 +44,17 @@ class Counts:
 
     def validation_words(self, settings: Settings) -> str:
         """When validation runs, with the batches by number where they are known."""
+        rare = settings.check_val_every_n_epoch
+        epochs = "" if rare == 1 else f", in one epoch of {rare}"
+        total = "" if self.validations is None else f"; {self.validations} times in this run"
         if self.batches is None or self.every is None or self.every == INFINITE:
-            return settings.val_check_meaning
-        total = "" if self.validations is None else f", {self.validations} times in this run"
+            return f"{settings.val_check_meaning}{epochs}{total}"
         if self.every >= self.batches:
-            return f"at the end of each training epoch, after batch {self.batches}{total}"
+            where = f"at the end of each training epoch, after batch {self.batches}"
+            return f"{where}{epochs}{total}"
         at = range(int(self.every), self.batches + 1, int(self.every))
         shown = ", ".join(map(str, at[:3])) + (f", ... {at[-1]}" if len(at) > 3 else "")
-        return f"after batches {shown}: {len(at)} times an epoch{total.replace(' times', '')}"
+        return f"after batches {shown}: {len(at)} times an epoch{epochs}{total}"
 
 
 def passes(filter_: Filter, total: int) -> int | None:

@@ -171,15 +171,13 @@ def _evaluation_step(run: Run, stage: str, times: dict[str, int]) -> Iterator[tu
 
 
 def _notes(run: Run, settings: Settings, counts: Counts) -> Iterator[str]:
-    meant = f"val_check_interval={settings.val_check_interval!r}"
-    every = settings.check_val_every_n_epoch
-    epochs = "" if every == 1 else f", in every {every}. epoch"
+    meant = f"val_check_interval={settings.val_check_interval!r}: validation runs"
     if run.model is None:
-        yield f"{meant}: validation runs {settings.val_check_meaning}{epochs}"
+        yield f"{meant} {counts.validation_words(settings)}"
         yield "the hooks and steps of the model join when fit(model) begins"
-    elif not run.validates:
-        yield "no validation: the model has no validation_step, or there are no batches for it"
+    elif run.validates:
+        yield f"{meant} {counts.validation_words(settings)}"
     else:
-        yield f"{meant}: validation runs {counts.validation_words(settings)}{epochs}"
+        yield "no validation: there is no validation_step, or there are no batches for it"
     if settings.overfit_batches or settings.fast_dev_run:
         yield from (f"changed: {change}" for change in settings.changes)
