@@ -41,6 +41,10 @@ def _epoch_outputs(state: State) -> tuple[Any, ...]:
     return (getattr(state, "epoch_outputs", []),)  # an engine without a Trainer keeps none
 
 
+def _predictions(state: State) -> tuple[Any, ...]:
+    return (getattr(state, "loader_outputs", []),)
+
+
 def _optimizer(state: State) -> tuple[Any, ...]:
     return (state.optimizer,)
 
@@ -99,7 +103,8 @@ def _evaluation(stage: str, word: str) -> Iterator[Hook]:
     yield Hook(f"on_{word}_epoch_start", stage, Events.EPOCH_STARTED, 10)
     yield Hook(f"on_{word}_batch_start", stage, Events.ITERATION_STARTED, 10, _eval_batch)
     yield Hook(f"on_{word}_batch_end", stage, Events.ITERATION_COMPLETED, 10, _eval_batch_end)
-    yield Hook(f"on_{word}_epoch_end", stage, Events.EPOCH_COMPLETED, 10)
+    ended = _predictions if stage == "predict" else _nothing
+    yield Hook(f"on_{word}_epoch_end", stage, Events.EPOCH_COMPLETED, 10, ended)
     yield Hook(f"on_{word}_end", stage, Events.COMPLETED, 10)
     yield Hook(f"on_{word}_model_train", stage, Events.COMPLETED, 95, callback=False)
 
