@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from leyden.handlers.metric_objects import load_metric_state, metric_paths, metric_state
 from leyden.handlers.metric_records import Record
 from leyden.handlers.metric_reduce import Accumulator
@@ -23,14 +25,7 @@ def save_stage(stage: Stage, module: Any) -> dict[str, Any]:
     records: list[dict[str, Any]] = []
     objects: dict[str, Any] = {}
     for record in stage.records:
-        saved = {
-            "hook": record.hook,
-            "name": record.name,
-            "on_step": record.on_step,
-            "on_epoch": record.on_epoch,
-            "prog_bar": record.prog_bar,
-            "logger": record.logger,
-        }
+        saved = _settings(record)
         if id(record.metric) in paths:
             path = paths[id(record.metric)]
             state = metric_state(record.metric)
@@ -39,7 +34,17 @@ def save_stage(stage: Stage, module: Any) -> dict[str, Any]:
                 records.append({**saved, "metric": path})
         elif record.acc:
             records.append({**saved, "acc": record.acc.state_dict()})
-    return {"records": records, "objects": objects, "since_flush": stage.since_flush}
+    # Values of the running batch that are not shown yet: its hooks have not all run.
+    pending = [
+        {**_settings(record), "value": _kept(record.value), "parts": _kept(record.parts)}
+        for record in stage.pending
+    ]
+    return {
+        "records": records,
+        "objects": objects,
+        "since_flush": stage.since_flush,
+        "pending": pending,
+    }
 
 
 def load_stage(stage: Stage, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +63,29 @@ def load_stage(stage: Stage, state: Mapping[str, Any]) -> dict[str, Any]:
             record.acc = Accumulator(saved["acc"]["op"])
             record.acc.load_state_dict(saved["acc"])
     stage.since_flush = state["since_flush"]
+    for saved in state.get("pending", ()):
+        known = stage.tables[0].get(saved["hook"], {}).get(saved["name"])
+        record = _record(stage, saved) if known is None else known
+        record.value, record.parts, record.pending = saved["value"], saved["parts"], True
+        stage.pending.append(record)
     return left
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    return {
+        "hook": record.hook,
+        "name": record.name,
+        "on_step": record.on_step,
+        "on_epoch": record.on_epoch,
+        "prog_bar": record.prog_bar,
+        "logger": record.logger,
+    }
+
+
+def _kept(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_kept(item) for item in value]
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def _record(stage: Stage, saved: Mapping[str, Any]) -> Record:

@@ -466,6 +466,7 @@ class MetricRecorder:
         return {
             **save_stage(self._train, self._module),
             "batches": self._batches,
+            "grad_norms": dict(self._grad_norms),
             "dicts": [
                 {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in d.items()}
                 for d in dicts
@@ -477,6 +478,7 @@ class MetricRecorder:
         self._clear_train()
         self._unplaced = load_stage(self._train, state)
         self._batches = state["batches"]
+        self._grad_norms = dict(state.get("grad_norms", {}))
         self._restored = True
         self._place_metrics()
         mine = (self.callback_metrics, self.logged_metrics, self.progress_bar_metrics)

@@ -56,8 +56,16 @@ def _warn_of_idle_parts(run: Run, model: Any) -> None:
     step = overrides(model, "validation_step", LightningModule)
     loader = run.loaders.source("val_dataloader", LightningModule) is not None
     if step != loader:
-        there, missing = ("a validation_step", "validation loader") if step else ("a validation loader", "validation_step")
-        warnings.warn(f"there is {there} but no {missing}: this run does not validate", UserWarning, stacklevel=4)
+        there, missing = (
+            ("a validation_step", "validation loader")
+            if step
+            else ("a validation loader", "validation_step")
+        )
+        warnings.warn(
+            f"there is {there} but no {missing}: this run does not validate",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _warn_of_short_epoch(run: Run) -> None:
@@ -117,7 +125,7 @@ def _prepare_training(run: Run) -> None:
 def _train(run: Run) -> BaseException | None:
     """Sanity check, then epochs. Gives the exception that ended training, after the end hooks ran."""
     error: BaseException | None = None
-    run.stopping().should_stop = False
+    run.stopping().should_stop, run.error = False, None
     try:
         torch.set_grad_enabled(True)
         run.loaders.evaluation.pop("validate", None)
@@ -138,6 +146,7 @@ def _train(run: Run) -> BaseException | None:
     if error is None:
         run.state.settle()
     _end_of_training(run, error)
+    run.error = None
     return error
 
 
@@ -148,9 +157,14 @@ def _loop(run: Run) -> None:
     batch = 0
     if run.resumed is not None:
         epochs, batch = run.resumed["epoch"], run.resumed["batch"]
+    inside = run.kept is not None and run.kept["position"]["inside"]
+    # Saved inside an epoch: its end is still to come, even if no step is.
     done = epochs >= limit or (
-        settings.max_steps is not None and state.optimizer_steps >= settings.max_steps
+        not inside
+        and settings.max_steps is not None
+        and state.optimizer_steps >= settings.max_steps
     )
+    run.nothing_left = done
     if done or run.loaders.num_training_batches == 0:
         if done and epochs:
             log.info("nothing is left to train: %s epochs are done, max_epochs=%s", epochs, limit)
@@ -174,6 +188,7 @@ def _stopped_by_signal(run: Run) -> None:
 
 
 def _failed(run: Run, error: BaseException) -> None:
+    run.error = error
     if isinstance(error, KeyboardInterrupt):
         if not run.interrupted:
             run.interrupted = True

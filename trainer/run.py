@@ -96,6 +96,9 @@ class Run:
         self.tested_path: Any = None
         self.checkpoint_to_restore: Any = None
         self.resumed: dict[str, Any] | None = None
+        self.kept: dict[str, Any] | None = None  # restored, until the first epoch goes on
+        self.error: BaseException | None = None  # what ended the training, while it ends
+        self.nothing_left = False
         self.feed: Feed | None = None
         for engine in (self.engine, *self.evaluators.values()):
             engine.state.trainer = trainer
@@ -219,7 +222,7 @@ class Run:
         state.epoch = state.iteration = state.optimizer_steps = state.epoch_start = 0
         state.settle()
         self.parts = OptimizerSet()
-        self.resumed = None
+        self.resumed = self.kept = None
         for callback in self.model_callbacks or ():
             self.callback_list.remove(callback)
             self.handlers.remove(callback)
@@ -347,6 +350,7 @@ class Run:
 
     def resume_state(self) -> dict[str, Any]:
         """All that the next process needs beside weights, optimizers and callbacks, as plain data."""
+        self.save_logger()  # the rows up to here are there when the checkpoint is
         return resume_state(self)
 
     def epoch_done(self) -> bool:
@@ -371,12 +375,15 @@ class Run:
         self.state.epoch_start = position["iteration"] - position["batch"]
         self.state.optimizer_steps = global_step
         self.state.settle()
-        self.resumed = position
+        self.resumed, self.kept = position, kept
         if position["epoch"] > self.settings.max_epochs:
             raise MisconfigurationException(
                 f"the checkpoint is at the beginning of epoch {position['epoch']}, but "
                 f"max_epochs={self.settings.max_epochs}: raise max_epochs to go on"
             )
+        resume = getattr(self.logger, "resume", None)
+        if resume is not None and self.trainer.is_global_zero:
+            resume(global_step, (kept or {}).get("logger"))
         if kept:
             self.handlers.add(Resume(self, kept), origin="resume_from_checkpoint")
 

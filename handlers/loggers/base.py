@@ -116,8 +116,14 @@ class LightningLoggerBase(ABC):
     def log_graph(self, model: Any, input_array: Any = None) -> None:  # noqa: B027
         """Record the model's graph; does nothing where a logger has no use for it."""
 
-    def resume(self, step: int) -> None:  # noqa: B027
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`resume` needs to find the place where a checkpoint was saved."""
+        return {}
+
+    def resume(self, step: int, state: Mapping[str, Any] | None = None) -> None:  # noqa: B027
         """Go on with a run that was stopped: forget what was written for ``step`` and later.
+
+        ``state`` is what :meth:`state_dict` gave then; None where the checkpoint holds none.
 
         Without this call a logger that is given the name and version of an earlier run begins anew.
         """

@@ -74,10 +74,14 @@ class LoggerCollection(LightningLoggerBase):
         for logger in self._logger_iterable:
             logger.log_graph(model, input_array)
 
-    def resume(self, step: int) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """The place of each logger."""
+        return {str(i): logger.state_dict() for i, logger in enumerate(self._logger_iterable)}
+
+    def resume(self, step: int, state: Mapping[str, Any] | None = None) -> None:
         """Let each logger go on with an earlier run."""
-        for logger in self._logger_iterable:
-            logger.resume(step)
+        for i, logger in enumerate(self._logger_iterable):
+            logger.resume(step, (state or {}).get(str(i)))
 
     def save(self) -> None:
         """Let each logger write what it holds."""

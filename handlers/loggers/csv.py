@@ -82,14 +82,14 @@ class ExperimentWriter:
             self._rewrite(columns)
         self._pending.clear()
 
-    def resume(self, step: int) -> None:
-        """Keep the rows below ``step`` that an earlier process left; drop the others."""
+    def resume(self, step: int, rows: int | None = None) -> None:
+        """Keep what an earlier process left: its first ``rows`` rows, or those below ``step``."""
         if not os.path.exists(self.metrics_file_path):
             return
         kept = []
-        for row in self._read_rows():
+        for row in self._read_rows()[:rows]:
             with contextlib.suppress(KeyError, TypeError, ValueError):  # a row torn by a kill
-                if int(row["step"]) < step:
+                if int(row["step"]) < step or rows is not None:
                     kept.append(row)
         self._columns = []
         if kept:
@@ -243,9 +243,13 @@ class CSVLogger(LightningLoggerBase):
         self.experiment.log_metrics(self._add_prefix(metrics, self._prefix), step)
 
     @rank_zero_only
-    def resume(self, step: int) -> None:
-        """Go on with the file that is there: rows below ``step`` stay."""
-        self.experiment.resume(step)
+    def resume(self, step: int, state: Mapping[str, Any] | None = None) -> None:
+        """Go on with the file that is there: its rows up to the checkpoint stay."""
+        self.experiment.resume(step, (state or {}).get("rows"))
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many rows there are."""
+        return {"rows": self.experiment._rows}
 
     @rank_zero_only
     def save(self) -> None:

@@ -203,7 +203,7 @@ class TensorBoardLogger(LightningLoggerBase):
             ) from error
 
     @rank_zero_only
-    def resume(self, step: int) -> None:
+    def resume(self, step: int, state: Mapping[str, Any] | None = None) -> None:
         """Let TensorBoard drop what an earlier process wrote for ``step`` and later."""
         self._placeholder_due = False
         self.experiment._get_file_writer().add_event(restart_event(step), step)
