@@ -1,4 +1,4 @@
-"""When training stops: a number of optimizer steps, a stop that somebody asked for, the least that must run."""
+"""When training stops: a number of steps, a stop that was asked for, the least that must run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,16 +21,19 @@ class Stopping(Handler):
         min_steps: optimizer steps that run in any case; None: none.
         say: called with a message when a stop has to wait.
 
-    Runs on: ITERATION_COMPLETED only where a number of steps is given; EPOCH_STARTED, EPOCH_COMPLETED.
+    Runs on: ITERATION_COMPLETED only where a number of steps is given; EPOCH_STARTED and
+    EPOCH_COMPLETED.
 
     State: none; ``should_stop`` belongs to one run.
 
-    Source: ``max_steps``, ``min_epochs``, ``min_steps`` and ``should_stop`` of PyTorch Lightning 1.1; differently,
-    the epochs that still have to run after a stop run in full, not for one batch each.
+    Source: ``max_steps``, ``min_epochs``, ``min_steps`` and ``should_stop`` of Lightning 1.1;
+    differently, the epochs that still have to run after a stop run in full, not for one batch each.
     """
 
     order = Order.STOPPING
-    order_reason = "after validation and callbacks of the batch or epoch, any of which may ask for the stop"
+    order_reason = (
+        "after validation and callbacks of the batch or epoch, any of which may ask for the stop"
+    )
 
     def __init__(
         self,
@@ -41,14 +44,21 @@ class Stopping(Handler):
         say: Callable[[str], Any] | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (("max_steps", max_steps, 1), ("min_epochs", min_epochs, 0), ("min_steps", min_steps, 0)):
+        for name, value, least in (
+            ("max_steps", max_steps, 1),
+            ("min_epochs", min_epochs, 0),
+            ("min_steps", min_steps, 0),
+        ):
             if value is not None and value < least:
-                raise ValueError(f"{name}={value} is below {least}: give a count, or None for no limit")
+                raise ValueError(
+                    f"{name}={value} is below {least}: give a count, or None for no limit"
+                )
         self.max_steps = max_steps
         self.min_epochs = min_epochs
         self.min_steps = min_steps
         self.say = say
         self.should_stop = False
+        self.asked_in = 1
         self._engine: Engine | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -60,21 +70,30 @@ class Stopping(Handler):
 
     def stop(self) -> None:
         """Ask for the end: after this batch, if enough has run."""
-        self.should_stop = True
         engine = self._engine
-        if engine is not None and engine.phase in IN_AN_EPOCH and self.minima_met(engine):
+        if not self.should_stop and engine is not None:
+            self.asked_in = max(engine.state.epoch, 1)
+        self.should_stop = True
+        if engine is not None and engine.phase in IN_AN_EPOCH and self.may_cut(engine):
             engine.terminate_epoch()
 
     def minima_met(self, engine: Engine) -> bool:
         """Whether the epochs and steps that must run have run, the present epoch counted in."""
         state: Any = engine.state
-        return state.epoch >= (self.min_epochs or 0) and state.optimizer_steps >= (self.min_steps or 0)
+        return state.epoch >= (self.min_epochs or 0) and state.optimizer_steps >= (
+            self.min_steps or 0
+        )
+
+    def may_cut(self, engine: Engine) -> bool:
+        """Whether the present epoch may be cut; not one that a stop had to wait for."""
+        waited = self.asked_in < engine.state.epoch <= (self.min_epochs or 0)
+        return not waited and self.minima_met(engine)
 
     def before_epoch(self, engine: Engine) -> None:
         """A stop asked for between epochs lets one more batch run, as in Lightning."""
-        if self.should_stop and self.minima_met(engine):
+        if self.should_stop and self.may_cut(engine):
             state: Any = engine.state
-            first = Events.ITERATION_STARTED(once=state.iteration + 1)
+            first = Events.ITERATION_COMPLETED(once=state.iteration + 1)
             self.listen(engine, first, lambda engine: engine.terminate_epoch())
 
     def after_batch(self, engine: Engine) -> None:
@@ -83,7 +102,7 @@ class Stopping(Handler):
         if self.max_steps is not None and state.optimizer_steps >= self.max_steps:
             # Not terminate(): the epoch's end hooks still run, as in Lightning.
             engine.terminate_epoch()
-        elif self.should_stop and self.minima_met(engine):
+        elif self.should_stop and self.may_cut(engine):
             engine.terminate_epoch()
 
     def after_epoch(self, engine: Engine) -> None:
@@ -97,6 +116,6 @@ class Stopping(Handler):
             engine.terminate()
         elif self.say is not None:
             self.say(
-                f"a stop was asked for, but min_epochs={self.min_epochs} and min_steps={self.min_steps} are not "
-                "reached yet: training continues"
+                f"a stop was asked for, but min_epochs={self.min_epochs} and "
+                f"min_steps={self.min_steps} are not reached yet: training continues"
             )

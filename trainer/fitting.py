@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -152,7 +153,7 @@ def _train(run: Run) -> BaseException | None:
 
 def _loop(run: Run) -> None:
     state, engine, settings = run.state, run.engine, run.settings
-    epochs = state.epoch - (1 if engine._machine.inside_epoch else 0)
+    epochs = state.epoch - (1 if engine.inside_epoch else 0)
     limit = settings.max_epochs
     batch = 0
     if run.resumed is not None:
@@ -195,7 +196,12 @@ def _failed(run: Run, error: BaseException) -> None:
             run.status = TrainerState.INTERRUPTED
             log.warning("interrupted: training ends here, what is done is kept")
             run.call("on_keyboard_interrupt", module=False)
-    _noted(error, lambda: run.call("on_exception", error))
+    # One by one: a hook that fails itself keeps no other from running.
+    for callback in run.callbacks():
+        if callback.defines("on_exception"):
+            _noted(error, partial(callback.on_exception, run.trainer, run.model, error))
+    if overrides(run.model, "on_exception", LightningModule):
+        _noted(error, partial(run.model.on_exception, error))
 
 
 def _end_of_training(run: Run, error: BaseException | None) -> None:
