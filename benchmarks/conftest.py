@@ -6,7 +6,6 @@ import contextlib
 import gc
 import importlib.util
 import io
-import math
 import os
 import platform
 import statistics
@@ -32,7 +31,9 @@ PEERS = {"Lightning": "lightning", "Accelerate": "accelerate"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --table."""
-    parser.addoption("--table", metavar="FILE", help="write the benchmark table to FILE, as Markdown")
+    parser.addoption(
+        "--table", metavar="FILE", help="write the benchmark table to FILE, as Markdown"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,13 +49,20 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     smoke = config.getoption("benchmark_disable", False)
     for name, package in PEERS.items():
         if not _there(package):
-            report.note(f"{name} is not installed here: `make bench-peers` installs and measures it.")
+            report.note(
+                f"{name} is not installed here: `make bench-peers` installs and measures it."
+            )
+    rounds = "Few rounds, for the bounds only" if smoke else f"Median of {ROUNDS} rounds"
     report.note(
-        f"{'Few rounds, for the bounds only' if smoke else f'Median of {ROUNDS} rounds'}, CPU time of "
-        f"one thread; Python {platform.python_version()}, {', '.join(_versions())}. An iteration of "
-        f"ignite's engine with an empty step, which bounds are scaled by, took "
-        f"{statistics.median(report.yardsticks or [math.nan]):.1f} us here ({YARDSTICK_US} on the machine of the bounds)."
+        f"{rounds}, CPU time of one thread; Python {platform.python_version()}, "
+        f"{', '.join(_versions())}."
     )
+    if report.yardsticks:
+        report.note(
+            "An iteration of ignite's engine with an empty step, which the bounds are scaled by, "
+            f"took {statistics.median(report.yardsticks):.1f} us here; on the machine of the bounds "
+            f"{YARDSTICK_US}."
+        )
     text = report.markdown("make bench-peers")
     terminalreporter.section("leyden against the hand-written loop")
     terminalreporter.write_line(text)
@@ -149,8 +157,9 @@ def _missed(row: Row, rounds: Rounds) -> str | None:
     scale = rounds.slowness() if row.unit == "us" else 1.0
     if mine <= row.must * scale:
         return None
+    took = {name: [round(value, 2) for value in took] for name, took in rounds.taken.items()}
     return (
         f"{row.what}: {mine:.2f} {row.unit} is above {row.must} {row.unit}"
         + (f" x {scale:.2f}, as slow as ignite's loop is here" if row.unit == "us" else "")
-        + f"; per round: { {name: [round(v, 2) for v in took] for name, took in rounds.taken.items()} }"
+        + f"; round by round: {took}"
     )

@@ -1,4 +1,4 @@
-"""How the benchmarks measure: a contender and the hand-written loop take turns, in slices of an epoch.
+"""How the benchmarks measure: a contender and the hand-written loop take turns within an epoch.
 
 The stopwatch sits in the data: every so many batches the loader of a contender lets the
 hand-written loop run as many batches, within the same few milliseconds. So a machine that is busy,

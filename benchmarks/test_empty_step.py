@@ -17,9 +17,7 @@ from benchmarks.harness import Rounds, Row
         (10, "engine, empty step, ten `every=100` handlers", 1.0, 0.3),
     ],
 )
-def test_empty_step(
-    measure: Any, handlers: int, what: str, must: float, aim: float
-) -> None:
+def test_empty_step(measure: Any, handlers: int, what: str, must: float, aim: float) -> None:
     size = 10_000
     contenders = {
         "leyden": empty(LEYDEN, size, handlers=handlers),

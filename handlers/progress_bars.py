@@ -175,6 +175,8 @@ def _line_class() -> Any:
             self._written = state
             if self.metrics is not None:
                 self.set_postfix(self.metrics(), refresh=False)
+            if self.desc and not self.desc.endswith(": "):
+                self.desc += ": "  # as set_description does, and tqdm's constructor does not
             known, unknown = "{percentage:.0f}% {n_fmt}/{total_fmt} ", "{n_fmt} batches "
             self.ncols = None  # a line may be as long as it is
             self.bar_format = "{desc}" + (known if self.total else unknown) + _TIMES
