@@ -135,7 +135,7 @@ class Emitter(ignite.engine.engine.Engine):
         event: Any,
         handler: Callable[..., Any],
         *,
-        order: int = ORDER,
+        order: float = ORDER,
         owner: Any = None,
     ) -> RemovableEventHandle:
         """Call ``handler(engine)`` at an event; EXCEPTION_RAISED gives it the exception as well.
@@ -218,7 +218,7 @@ class Emitter(ignite.engine.engine.Engine):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         *,
-        order: int = ORDER,
+        order: float = ORDER,
         owner: Any = None,
         with_engine: bool = False,
     ) -> Callable[..., Any]:

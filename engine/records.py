@@ -63,11 +63,11 @@ class Record(tuple[Any, ...]):
         call: the compiled form, of the engine alone.
     """
 
-    order: int
+    order: float
     owner: Any
     call: Call | None
 
-    def __new__(cls, entry: Iterable[Any], order: int = ORDER, owner: Any = None) -> "Record":
+    def __new__(cls, entry: Iterable[Any], order: float = ORDER, owner: Any = None) -> "Record":
         self = super().__new__(cls, entry)
         if len(self) != 3:
             raise ValueError(
@@ -152,7 +152,7 @@ class Entry:
     """
 
     event: Any
-    order: int
+    order: float
     handler: Callable[..., Any]
     filter: Filter | None
     owner: Any
@@ -243,5 +243,5 @@ class HandlerList(list[Record]):
         self._changed()
 
 
-def _record(entry: Any, order: int = ORDER, owner: Any = None) -> Record:
+def _record(entry: Any, order: float = ORDER, owner: Any = None) -> Record:
     return entry if isinstance(entry, Record) else Record(entry, order, owner)
