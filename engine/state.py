@@ -10,26 +10,32 @@ __all__ = ["TrainState", "give_state"]
 
 
 class TrainState(RunState):
-    """ignite's ``State`` with what a training step adds. Everything else reads these, nothing else counts.
+    """ignite's ``State`` with what a training step adds. All others read these, nothing else counts.
 
-    Written by the engine: ``epoch`` (1-based, moves before EPOCH_STARTED), ``iteration`` (1-based over the
-    whole run, moves before ITERATION_STARTED), ``batch``, ``output``, ``epoch_length``, ``max_epochs``.
+    Written by the engine: ``epoch`` (1-based, moves before EPOCH_STARTED), ``iteration`` (1-based
+    over the whole run, moves before ITERATION_STARTED), ``batch``, ``output``, ``epoch_length``,
+    ``max_epochs``.
 
     Written by the training step:
 
-    * ``optimizer_steps``: completed accumulation groups, 1-based; moves before OPTIMIZER_STEP_COMPLETED.
-    * ``loss``: what BACKWARD_STARTED listeners may look at, already divided by the accumulation factor.
+    * ``optimizer_steps``: completed accumulation groups, 1-based; moves before
+      OPTIMIZER_STEP_COMPLETED.
+    * ``closed_at``: the iteration whose group is complete, until its batch is over; -1 otherwise.
+    * ``loss``: what BACKWARD_STARTED listeners may look at, already divided by the accumulation
+      factor.
     * ``optimizer``, ``optimizer_idx``, ``split_idx``: whose turn it is.
-    * ``outputs``: what the steps of this batch returned, ``[optimizer][split]``, kept only where asked for.
+    * ``outputs``: what the steps of this batch returned, ``[optimizer][split]``, kept only where
+      asked for.
 
-    Written by the handler named: ``accumulate_grad_batches`` (GradientAccumulation), ``epoch_start``
-    (Position: the iteration before the first batch of this epoch), ``num_batches`` (the loaders: batches in
-    this epoch, infinity if unknown), ``stage`` and ``trainer`` (whoever assembles the run).
+    Written by the handler named: ``accumulate_grad_batches`` (GradientAccumulation),
+    ``epoch_start`` (Position: the iteration before the first batch of this epoch), ``num_batches``
+    (the loaders: batches in this epoch, infinity if unknown). Written by whoever assembles the run:
+    ``model``, ``optimizers``, ``stage``, ``trainer`` and ``scope``.
     """
 
     def __init__(self, counters: Mapping[Any, str]) -> None:
         self.optimizer_steps = 0
-        self.closed_at = -1  # the iteration whose group is complete but whose batch may not be over
+        self.closed_at = -1
         self.epoch_start = 0
         self.num_batches: float = float("inf")
         self.accumulate_grad_batches = 1
@@ -52,11 +58,11 @@ class TrainState(RunState):
 
     @property
     def global_step(self) -> int:
-        """Completed accumulation groups, as Lightning counts them: one behind until the batch is over."""
+        """Completed accumulation groups as Lightning counts: one behind until the batch is over."""
         return self.optimizer_steps - (self.closed_at == self.iteration)
 
     def settle(self) -> None:
-        """The batch is over in every respect: ``global_step`` catches up with ``optimizer_steps``."""
+        """The batch is over: ``global_step`` catches up with ``optimizer_steps``."""
         self.closed_at = -1
 
 
