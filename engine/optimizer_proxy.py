@@ -11,8 +11,8 @@ __all__ = ["OptimizerProxy"]
 class OptimizerProxy:
     """Stands in for an optimizer wherever user code steps it by hand.
 
-    It shares the optimizer's attributes (``param_groups``, ``state``, hyper-parameters) and is an instance of
-    its class, so that schedulers and ``isinstance`` accept it.
+    It shares the optimizer's attributes (``param_groups``, ``state``, hyper-parameters) and is an
+    instance of its class, so that schedulers and ``isinstance`` accept it.
 
     Source: ``LightningOptimizer`` of PyTorch Lightning 1.1, which makes such a class the same way.
     """
@@ -26,7 +26,7 @@ class OptimizerProxy:
         """A proxy of ``optimizer``, the ``index``-th of the training step ``owner``."""
         own = {"_optimizer": optimizer, "_owner": owner, "_index": index, "__doc__": cls.__doc__}
         kind = type(f"Lightning{type(optimizer).__name__}", (cls, type(optimizer)), own)
-        proxy = object.__new__(kind)
+        proxy: Any = object.__new__(kind)
         # The very dict of the optimizer: what either learns later (groups, hooks, state) both have.
         object.__setattr__(proxy, "__dict__", optimizer.__dict__)
         return proxy
@@ -38,12 +38,13 @@ class OptimizerProxy:
 
     @property
     def step(self) -> Callable[..., Any]:
-        """``step(closure=None, *, make_optimizer_step=None, **kwargs)``: step where a group is complete.
+        """``step(closure=None, *, make_optimizer_step=None, **kwargs)``: step where a group closes.
 
-        The gradients are cleared after the step. ``closure`` evaluates the loss; it is also called where no
-        step is made, so that gradients add up. ``make_optimizer_step`` overrules the accumulation factor.
+        The gradients are cleared after the step. ``closure`` evaluates the loss; it is also called
+        where no step is made, so that gradients add up. ``make_optimizer_step`` overrules the
+        accumulation factor.
         """
-        # A property, since schedulers put a wrapped `step` into the shared dict, which would win otherwise.
+        # A property: schedulers put a wrapped `step` into the shared dict, which would win otherwise.
         return self._step
 
     @step.setter
@@ -51,7 +52,11 @@ class OptimizerProxy:
         self._optimizer.step = value
 
     def _step(
-        self, closure: Callable[[], Any] | None = None, *, make_optimizer_step: bool | None = None, **kwargs: Any
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        make_optimizer_step: bool | None = None,
+        **kwargs: Any,
     ) -> Any:
         if make_optimizer_step is None:
             make_optimizer_step = not self._owner.accumulates
@@ -63,4 +68,3 @@ class OptimizerProxy:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._optimizer!r})"
-
