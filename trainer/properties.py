@@ -374,5 +374,5 @@ class TrainerProperties(HardwareProperties):
 
 
 def _path(value: Any) -> str:
-    text = os.fspath(value)
+    text = str(os.fspath(value))
     return text if "://" in text else os.path.normpath(os.path.expanduser(text))

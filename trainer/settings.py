@@ -64,6 +64,8 @@ class Settings:
         changes: what fast_dev_run and overfit_batches changed.
     """
 
+    profiler: Any
+
     def __init__(self, config: TrainerConfig) -> None:
         self.__dict__.update(config.arguments())
         self.given: dict[str, Any] = dict(config.given)

@@ -64,6 +64,8 @@ class Trainer(TrainerProperties):
         5
     """
 
+    _restored_into: tuple[Any, Any] | None
+
     # Editors and type checkers read this; at run time only what was really given counts: an
     # argument that was written out with its default's value is given all the same. The tests hold
     # both signatures together.
