@@ -1,8 +1,8 @@
-"""What happens to one batch: forward, backward, and a parameter update where a group of batches is complete.
+"""What happens to one batch: forward, backward, and an update where a group of batches is complete.
 
-:class:`TrainingStep` is the process function of a training engine. ``prepare`` looks once at what the run
-needs and picks the way: *straight* for one optimizer with no splits and nothing overridden, *general* for
-everything else, *manual* where the user's step does its own updates.
+:class:`TrainingStep` is the process function of a training engine. ``prepare`` looks once at what
+the run needs and picks the way: *straight* for one optimizer with no splits and nothing overridden,
+*general* for everything else, *manual* where the user's step does its own updates.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,18 +34,24 @@ class TrainingStep:
     """The process function of a training run.
 
     Args:
-        forward: called as ``forward(batch, batch_idx, *extra)`` with ``batch_idx`` 0-based in the epoch and, in
-            this order, the optimizer's index if there are several, ``hiddens`` if ``split`` is given. Returns the
-            loss (a tensor of one element), a dict with ``"loss"``, or None to skip the update for this batch.
+        forward: called as ``forward(batch, batch_idx, *extra)`` with ``batch_idx`` 0-based in the
+            epoch and, in this order, the optimizer's index where it takes one, ``hiddens`` if
+            ``split`` is given. Returns the loss (a tensor of one element), a dict with ``"loss"``,
+            or None to skip the update for this batch.
         optimizers: the optimizers to step; may be empty.
         manual: the forward function does its own backward and steps, through ``OptimizerProxy``.
+        takes_batch_idx: False where ``forward`` takes the batch alone.
+        takes_optimizer_idx: whether ``forward`` takes the optimizer's index.
         frequencies: batches in a row for each optimizer; empty: all on every batch.
         split: cuts a batch along time; ``hiddens`` of one part are handed to the next.
+        step_end: called with what ``forward`` returned, gives what counts instead.
         backward: called instead of ``loss.backward()``, with ``(loss, optimizer, optimizer_idx)``.
-        optimizer_step: called instead of ``optimizer.step(closure)``, with ``(optimizer, index, closure)``.
+        optimizer_step: called instead of ``optimizer.step(closure)``, with ``(optimizer, index,
+            closure)``.
         zero_grad: called instead of ``optimizer.zero_grad()``, with ``(optimizer, index)``.
         toggle, untoggle: called around each optimizer's turn, with ``(optimizer, index)``.
         keep_outputs: whether ``state.outputs`` is filled.
+        on_none: called where a step returned None.
         scope: told that ``training_step`` runs.
 
     Source: PyTorch Lightning 1.1's training loop; the events in between are this package's.
@@ -94,11 +100,11 @@ class TrainingStep:
         return self.run(engine, batch)
 
     def prepare(self, engine: Engine) -> None:
-        """Choose the way for this run and look up the events it fires; call it before ``engine.run``."""
+        """Choose the way for this run and look up its events; call it before ``engine.run``."""
         if not isinstance(engine.state, TrainState):
             give_state(engine, TrainState)
         register_training_events(engine)
-        self.engine = engine
+        state: Any = engine.state
         self.forwarded = engine.channel(TrainerEvents.FORWARD_COMPLETED)
         self.backward_started = engine.channel(TrainerEvents.BACKWARD_STARTED)
         self.backward_completed = engine.channel(TrainerEvents.BACKWARD_COMPLETED)
@@ -108,22 +114,25 @@ class TrainingStep:
         self.zero_grad_started = engine.channel(TrainerEvents.ZERO_GRAD_STARTED)
         self.proxies = [OptimizerProxy.wrap(o, i, self) for i, o in enumerate(self.optimizers)]
         self._turns = [(i, o) for i, o in enumerate(self.optimizers)]
-        self._cycle = [turn for turn, n in zip(self._turns, self.frequencies) for _ in range(n)]
+        # Without frequencies there is no cycle: every optimizer has its turn on every batch.
+        pairs = zip(self._turns, self.frequencies, strict=bool(self.frequencies))
+        self._cycle = [turn for turn, n in pairs for _ in range(n)]
         if self.manual:
             self.run = self._manual
         elif self._is_straight():
-            engine.state.optimizer, engine.state.optimizer_idx = self.optimizers[0], 0
+            state.optimizer, state.optimizer_idx = self.optimizers[0], 0
             self.run = self._straight
         else:
             self.run = self._general
 
     def _is_straight(self) -> bool:
-        changed = (self.split, self.optimizer_step, self.zero_grad, self.backward, self.toggle, self.step_end)
+        steps = (self.split, self.step_end, self.optimizer_step)
+        around = (self.backward, self.zero_grad, self.toggle)
         return (
             len(self.optimizers) == 1
             and not self.frequencies
             and not self.keep_outputs
-            and not any(changed)
+            and not any((*steps, *around))
             and not needs_closure(self.optimizers[0])
             and not self.takes_optimizer_idx
         )
@@ -161,8 +170,8 @@ class TrainingStep:
             if self.backward_completed.live:
                 self.backward_completed.fire()
         if closes:
-            # Without a loss there is a step all the same, of what the group's other batches left: nothing, if
-            # it is the only one. Source: Lightning 1.1.
+            # Without a loss there is a step all the same, of what the group's other batches left:
+            # nothing, if it is the only one. Source: Lightning 1.1.
             optimizer = self.optimizers[0]
             if self.gradients_ready.live and (loss is not None or k != 1):
                 self.gradients_ready.fire()
@@ -187,7 +196,9 @@ class TrainingStep:
         self._closing = closes
         state.outputs = [[] for _ in self.optimizers]
         last: Any = None
-        turns = self._turns if not self._cycle else [self._cycle[(state.iteration - 1) % len(self._cycle)]]
+        turns = self._turns
+        if self._cycle:
+            turns = [self._cycle[(state.iteration - 1) % len(self._cycle)]]
         parts = (batch,) if self.split is None else self.split(batch)
         for split_idx, part in enumerate(parts):
             state.split_idx = split_idx if self.split is not None else None
@@ -246,8 +257,8 @@ class TrainingStep:
             output = self._call(part, state, 0)
             if isinstance(output, Tensor) and output.grad_fn is None:
                 raise MisconfigurationException(
-                    "In manual optimization, `training_step` should not return a Tensor that has no graph: return "
-                    "None, a dict, or the loss as it was differentiated"
+                    "In manual optimization, `training_step` should not return a Tensor that has "
+                    "no graph: return None, a dict, or the loss as it was differentiated"
                 )
             if self.keep_outputs and output is not None:
                 state.outputs[0].append(self._kept(output))
@@ -275,7 +286,9 @@ class TrainingStep:
             self.hiddens = _detached(output["hiddens"])
         return output
 
-    def _forward_backward(self, state: Any, part: Any, index: int, optimizer: Optimizer, *, closes: bool) -> Any:
+    def _forward_backward(
+        self, state: Any, part: Any, index: int, optimizer: Optimizer, *, closes: bool
+    ) -> Any:
         output = self._call(part, state, index)
         loss = output if isinstance(output, Tensor) else self._loss_of(output)
         k = state.accumulate_grad_batches
@@ -302,7 +315,11 @@ class TrainingStep:
         return output
 
     def apply(
-        self, optimizer: Optimizer, index: int, closure: Callable[[], Any] | None = None, **kwargs: Any
+        self,
+        optimizer: Optimizer,
+        index: int,
+        closure: Callable[[], Any] | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Step one optimizer with its events, then clear its gradients."""
         if closure is None:
@@ -336,7 +353,8 @@ class TrainingStep:
         return not self._closing
 
     def _skip(self, state: Any) -> None:
-        # A loader may give None for a batch: no forward, but its place is counted. Source: Lightning 1.1.
+        # A loader may give None for a batch: no forward, but its place is counted.
+        # Source: Lightning 1.1.
         state.outputs = []
         if self.closes_group(state):
             state.optimizer_steps += 1
@@ -352,8 +370,8 @@ class TrainingStep:
             if loss is None or isinstance(loss, Tensor):
                 return loss
         raise MisconfigurationException(
-            f"training_step returned {_described(output)}: return the loss as a tensor, a dict with the "
-            "tensor under 'loss', or None to skip the update for this batch"
+            f"training_step returned {_described(output)}: return the loss as a tensor, a dict "
+            "with the tensor under 'loss', or None to skip the update for this batch"
         )
 
     def _kept(self, output: Any) -> Any:
@@ -363,7 +381,7 @@ class TrainingStep:
 
 
 def register_training_events(engine: Engine) -> None:
-    """Let ``engine`` fire :class:`TrainerEvents`; optimizer events are counted by ``state.optimizer_steps``."""
+    """Let ``engine`` fire :class:`TrainerEvents`; optimizer steps count its optimizer events."""
     missing = [event for event in TrainerEvents if not engine.has_registered_events(event)]
     if missing:
         counted = ("GRADIENTS_READY", "OPTIMIZER_STEP_STARTED", "OPTIMIZER_STEP_COMPLETED")
@@ -391,5 +409,6 @@ def _detached(value: Any) -> Any:
 
 def _described(output: Any) -> str:
     if isinstance(output, dict):
-        return f"a dict with the keys {sorted(map(str, output))} and 'loss' is {type(output.get('loss')).__name__}"
+        keys, loss = sorted(map(str, output)), type(output.get("loss")).__name__
+        return f"a dict with the keys {keys} and 'loss' is {loss}"
     return f"{output!r} ({type(output).__name__})"
