@@ -10,7 +10,7 @@ __all__ = ["TrainState", "give_state"]
 
 
 class TrainState(RunState):
-    """ignite's ``State`` with what a training step adds. All others read these, nothing else counts.
+    """ignite's ``State`` with what a training step adds. All others read it, nothing else counts.
 
     Written by the engine: ``epoch`` (1-based, moves before EPOCH_STARTED), ``iteration`` (1-based
     over the whole run, moves before ITERATION_STARTED), ``batch``, ``output``, ``epoch_length``,
