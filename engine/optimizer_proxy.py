@@ -44,7 +44,7 @@ class OptimizerProxy:
         where no step is made, so that gradients add up. ``make_optimizer_step`` overrules the
         accumulation factor.
         """
-        # A property: schedulers put a wrapped `step` into the shared dict, which would win otherwise.
+        # A property: schedulers put a wrapped `step` into the shared dict, which would win.
         return self._step
 
     @step.setter
