@@ -1,0 +1,113 @@
+"""Code written for Lightning 1.x, run through leyden.compat."""
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import leyden
+from leyden import compat, legacy
+from leyden.compat_names import GONE, MODULES
+
+
+@pytest.fixture
+def pl() -> Iterator[Any]:
+    compat.install(force=True)
+    yield importlib.import_module("pytorch_lightning")
+    compat.uninstall()
+
+
+def test_the_package_is_leyden(pl: Any) -> None:
+    assert pl.Trainer is leyden.Trainer
+    assert pl.LightningModule is leyden.LightningModule
+    assert pl.__version__ == "1.1.8"
+    assert "pytorch_lightning" in sys.modules
+    compat.install(force=True)  # a second time changes nothing
+    assert sys.modules["pytorch_lightning"] is pl
+
+
+OPTIONAL = ("metrics",)
+
+
+@pytest.mark.parametrize("below", [name for name in MODULES if name])
+def test_every_module_and_name_of_the_table_is_there(pl: Any, below: str) -> None:
+    module = importlib.import_module(f"pytorch_lightning.{below}")
+    for name in MODULES[below]:
+        assert getattr(module, name) is not None
+    assert set(module.__all__) <= set(dir(module))
+
+
+def test_submodules_are_reached_as_attributes(pl: Any) -> None:
+    assert pl.callbacks.ModelCheckpoint is leyden.callbacks.ModelCheckpoint
+    assert pl.utilities.exceptions.MisconfigurationException.__name__ == "MisconfigurationException"
+
+
+@pytest.mark.parametrize("name", sorted(GONE))
+def test_what_is_gone_says_what_to_use(pl: Any, name: str) -> None:
+    with pytest.raises(ImportError, match=name):
+        exec(f"from pytorch_lightning import {name}", {})
+
+
+def test_an_unknown_module_names_those_there_are(pl: Any) -> None:
+    with pytest.raises(ModuleNotFoundError, match="pytorch_lightning.callbacks.early_stopping"):
+        importlib.import_module("pytorch_lightning.callbacks.nothing")
+
+
+def test_an_installed_package_is_not_shadowed_unless_told_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", sys)
+    with pytest.raises(ImportError, match="force=True"):
+        compat.install()
+
+
+SUITE = """
+import pytorch_lightning as pl
+
+def test_it() -> None:
+    import leyden
+    assert pl.Trainer is leyden.Trainer
+"""
+
+
+@pytest.mark.slow
+def test_pytest_takes_it_as_a_plugin(tmp_path: Path) -> None:
+    (tmp_path / "test_suite.py").write_text(SUITE)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "leyden.compat",
+        "-p",
+        "no:cacheprovider",
+        "test_suite.py",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+def test_helpers_do_what_their_names_say() -> None:
+    nested = {"a": [1, 2.0], "b": (3,)}
+    assert legacy.apply_to_collection(nested, int, lambda value: value + 1) == {
+        "a": [2, 2.0],
+        "b": (4,),
+    }
+    assert legacy.flatten_dict({"a": {"b": 1}, "c": 2}) == {"b": 1, "c": 2}
+    assert legacy.str_to_bool("Yes") is True and legacy.str_to_bool_or_str("maybe") == "maybe"
+    with pytest.raises(ValueError, match="maybe"):
+        legacy.str_to_bool("maybe")
+    assert (
+        legacy.DeviceType.GPU == "gpu"
+        and legacy.AMPType.from_str("Native") is legacy.AMPType.NATIVE
+    )
+    assert not legacy.is_picklable(lambda: None)
+    assert legacy.is_oom_error(RuntimeError("CUDA out of memory"))
+    with pytest.raises(ValueError, match="0 length"):
+        legacy.has_len([])
