@@ -30,11 +30,13 @@ class Order:
 class Handler:
     """One feature of a run, attached to an engine.
 
-    A subclass says in ``attach`` on which events it listens, and names in ``state_keys`` the attributes
-    that a resumed run needs back. It takes what it needs through its constructor or from ``engine.state``.
+    A subclass says in ``attach`` on which events it listens, and names in ``state_keys`` the
+    attributes that a resumed run needs back. What it needs it takes through its constructor or
+    from ``engine.state``.
 
     Attributes:
-        order: rank among the handlers of the same event (see :class:`Order`); ``order_reason`` says why.
+        order: rank among the handlers of the same event (see :class:`Order`).
+        order_reason: why that rank.
         state_keys: names of the attributes that ``state_dict`` saves.
         origin: which argument or call put the handler there; the plan shows it.
 
@@ -74,15 +76,22 @@ class Handler:
 
     def attach(self, engine: Engine) -> None:
         """Listen on the events of ``engine``; the only place that names them."""
-        raise TypeError(f"{type(self).__name__} does not say where it listens: define attach(self, engine)")
+        raise TypeError(
+            f"{type(self).__name__} does not say where it listens: define attach(self, engine)"
+        )
 
     def listen(
-        self, engine: Engine, event: Any, handler: Callable[[Engine], Any], *, order: float | None = None
+        self,
+        engine: Engine,
+        event: Any,
+        handler: Callable[[Engine], Any],
+        *,
+        order: float | None = None,
     ) -> RemovableEventHandle:
         """Attach ``handler(engine)`` to ``event`` and remember it for :meth:`detach`.
 
-        An engine of the user's own gets the training events and a :class:`leyden.engine.state.TrainState`
-        here, whichever of its handlers is attached first.
+        An engine of the user's own gets the training events and a
+        :class:`leyden.engine.state.TrainState` here, whichever of its handlers is attached first.
 
         Args:
             engine: the engine to listen on.
@@ -94,7 +103,8 @@ class Handler:
         singles = event if isinstance(event, EventsList) else (event,)
         if any(getattr(one, "name", None) in TrainerEvents.__members__ for one in singles):
             register_training_events(engine)
-        handle = engine.listen(event, handler, order=self.order if order is None else order, owner=self)
+        rank = self.order if order is None else order
+        handle = engine.listen(event, handler, order=rank, owner=self)
         self._handles().append(handle)
         return handle
 
