@@ -14,19 +14,22 @@ class LRSchedulers(Handler):
     """Steps schedulers, each by its own interval, frequency and monitor.
 
     Args:
-        schedulers: dicts with ``scheduler``, ``interval`` (``"epoch"`` or ``"step"``), ``frequency``,
-            ``reduce_on_plateau``, ``monitor``, ``strict``, ``name``.
+        schedulers: dicts with ``scheduler``, ``interval`` (``"epoch"`` or ``"step"``),
+            ``frequency``, ``reduce_on_plateau``, ``monitor``, ``strict``, ``name``.
         metrics: gives the metrics that a monitor is looked up in.
-        evaluator: the validation engine. Epoch schedulers step inside the validation that ends an epoch, after
-            its metrics and before ``on_validation_end``, where checkpoints read the new rate.
+        evaluator: the validation engine. Epoch schedulers step inside the validation that ends an
+            epoch, after its metrics and before ``on_validation_end``, where checkpoints read the
+            new rate.
         warn: called with a message when a loose monitor is missing.
 
-    Runs on: ITERATION_COMPLETED where a group of batches is complete (interval "step", if the batch's number in
-    the epoch is a multiple of the frequency); the evaluator's EPOCH_COMPLETED, else EPOCH_COMPLETED.
+    Runs on: ITERATION_COMPLETED where a group of batches is complete (interval "step", if the
+    batch's number in the epoch is a multiple of the frequency); the evaluator's EPOCH_COMPLETED,
+    else EPOCH_COMPLETED.
 
     State: the epoch and the iteration of the last steps.
 
-    Source: PyTorch Lightning 1.1; differently, epoch schedulers step in every epoch, whether or not it validates.
+    Source: PyTorch Lightning 1.1; differently, epoch schedulers step in every epoch, also where it
+    does not validate.
     """
 
     order = Order.SCHEDULERS
@@ -68,9 +71,10 @@ class LRSchedulers(Handler):
             self.step("step", state.batch_idx)
 
     def catch_up(self, engine: Engine, *, closed: bool) -> None:
-        """Step for a batch whose checkpoint was saved between its optimizer step and its scheduler step."""
+        """Step for a batch whose checkpoint was saved before its schedulers stepped."""
         state: Any = engine.state
-        if closed and self.stepped_at != state.iteration and any(e["interval"] == "step" for e in self.schedulers):
+        by_step = any(entry["interval"] == "step" for entry in self.schedulers)
+        if closed and by_step and self.stepped_at != state.iteration:
             self.stepped_at = state.iteration
             self.step("step", state.iteration - state.epoch_start - 1)
 
@@ -101,7 +105,10 @@ class LRSchedulers(Handler):
             elif entry.get("strict", True):
                 raise MisconfigurationException(
                     f"ReduceLROnPlateau is to watch {monitor!r}, which is not logged; there are "
-                    f"{sorted(metrics)}: log it with self.log({monitor!r}, ...), or set 'strict': False"
+                    f"{sorted(metrics)}: log it with self.log({monitor!r}, ...), or set "
+                    "'strict': False"
                 )
             elif self.warn is not None:
-                self.warn(f"ReduceLROnPlateau skips a step: {monitor!r} is not among {sorted(metrics)}")
+                self.warn(
+                    f"ReduceLROnPlateau skips a step: {monitor!r} is not among {sorted(metrics)}"
+                )
