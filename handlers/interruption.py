@@ -15,8 +15,9 @@ __all__ = ["Interruption"]
 class Interruption:
     """Turns the first SIGINT into a request that the engines honour at their next event.
 
-    No work is done inside the signal handler but setting flags. The second SIGINT raises ``KeyboardInterrupt``
-    where the program is. Outside the main thread nothing is installed: signals never arrive there.
+    No work is done inside the signal handler but setting flags. The second SIGINT raises
+    ``KeyboardInterrupt`` where the program is. Outside the main thread nothing is installed:
+    signals never arrive there.
 
     Attributes:
         requested: whether a SIGINT came.
@@ -33,7 +34,8 @@ class Interruption:
         """Listen within the block; the handler that was there before is back afterwards."""
         self.requested = self.forced = False
         before: Any = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        main = threading.current_thread() is threading.main_thread()
+        if not main or before is not signal.default_int_handler:
             # A program with a handler of its own keeps it: it may raise KeyboardInterrupt itself.
             yield
             return
