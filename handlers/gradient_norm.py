@@ -13,17 +13,18 @@ __all__ = ["GradientNorm", "gradient_norms"]
 
 
 class GradientNorm(Handler):
-    """Measures the gradients' p-norm before they are clipped, on the steps where somebody will write it.
+    """Measures the gradients' p-norm before they are clipped, on the steps that will be written.
 
     Args:
         p: p of the norm, or ``"inf"``.
-        report: called with the dict of norms (0-dim tensors, by name), once an optimizer step that is due.
+        report: called with the dict of norms (0-dim tensors, by name), once an optimizer step that
+            is due.
         due: whether the norms of this step will be written; None: always.
         measure: called with ``p`` instead of the default: a module's own ``grad_norm``.
 
     Runs on: GRADIENTS_READY, first. No host sync: the norms stay tensors.
 
-    Source: ``track_grad_norm`` of PyTorch Lightning 1.1; its names are ``grad_{p}_norm_{parameter}``.
+    Source: ``track_grad_norm`` of PyTorch Lightning 1.1, with its names of the norms.
     """
 
     order = 10.0
@@ -56,8 +57,10 @@ class GradientNorm(Handler):
                 self.report(gradient_norms(state.model.named_parameters(), self.p))
 
 
-def gradient_norms(named_parameters: Iterable[tuple[str, Tensor]], p: float | str) -> dict[str, Tensor]:
-    """Norms by name: ``grad_{p}_norm_{parameter}`` for each that has a gradient, and ``grad_{p}_norm_total``."""
+def gradient_norms(
+    named_parameters: Iterable[tuple[str, Tensor]], p: float | str
+) -> dict[str, Tensor]:
+    """Norms of the gradients there are: ``grad_{p}_norm_{parameter}``, ``grad_{p}_norm_total``."""
     order = float(p)
     norms = {
         f"grad_{p}_norm_{name}": torch.linalg.vector_norm(parameter.grad, order)
@@ -65,5 +68,6 @@ def gradient_norms(named_parameters: Iterable[tuple[str, Tensor]], p: float | st
         if parameter.grad is not None
     }
     if norms:
-        norms[f"grad_{p}_norm_total"] = torch.linalg.vector_norm(torch.stack(list(norms.values())), order)
+        every = torch.stack(list(norms.values()))
+        norms[f"grad_{p}_norm_total"] = torch.linalg.vector_norm(every, order)
     return norms
