@@ -14,8 +14,9 @@ __all__ = ["NanTermination", "first_bad"]
 class NanTermination(Handler):
     """Raises ``ValueError`` when the loss or a parameter stops being finite.
 
-    Runs on: GRADIENTS_READY, after clipping and the hooks. One number leaves the device for each optimizer step,
-    which is a host sync: a run that asks for this check wants to stop before the bad step is made.
+    Runs on: GRADIENTS_READY, after clipping and the hooks. One number leaves the device for each
+    optimizer step, which is a host sync: a run that asks for this check wants to stop before the
+    bad step is made.
 
     Source: ``terminate_on_nan`` of PyTorch Lightning 1.1.
     """
@@ -30,17 +31,20 @@ class NanTermination(Handler):
         """Look at the loss and all parameters at once; look closer only if something is wrong."""
         state: Any = engine.state
         loss, model = state.loss, state.model
-        parameters = [p for p in model.parameters()] if model is not None else []
+        parameters = list(model.parameters()) if model is not None else []
         with torch.no_grad():
-            # A sum is finite only if all its terms are, but may overflow: then the closer look decides.
-            sums = [p.sum() for p in parameters] + ([loss.detach().sum()] if loss is not None else [])
+            # A sum is finite only if all its terms are, but it may overflow: the closer look decides.
+            sums = [parameter.sum() for parameter in parameters]
+            if loss is not None:
+                sums.append(loss.detach().sum())
             if not sums or bool(torch.isfinite(torch.stack([s.float() for s in sums]).sum())):
                 return
             where = first_bad(loss, model)
         if where is not None:
             raise ValueError(
                 f"{where} at epoch {state.epoch - 1}, batch {state.batch_idx} (optimizer step "
-                f"{state.optimizer_steps}): lower the learning rate, clip the gradients, or look for bad input"
+                f"{state.optimizer_steps}): lower the learning rate, clip the gradients, or look "
+                "for bad input"
             )
 
 
