@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leyden.engine import Engine, Events
-from leyden.handlers.base import Handler, Order
+from leyden.handlers.base import Handler
 
 __all__ = ["GradientAccumulation", "factor_at"]
 
@@ -12,12 +12,12 @@ __all__ = ["GradientAccumulation", "factor_at"]
 class GradientAccumulation(Handler):
     """Sets how many batches make one optimizer step, from the epoch in which it changes.
 
-    The loss is divided by the factor. The last batch of an epoch always steps, so an incomplete group at its
-    end is divided by the full factor as well.
+    The loss is divided by the factor. The last batch of an epoch always steps, so an incomplete
+    group at its end is divided by the full factor as well.
 
     Args:
-        factor: batches to a step, 1 or more; or ``{epoch: factor}`` with 0-based epochs, each factor in force
-            from its epoch on (1 before the first).
+        factor: batches to a step, 1 or more; or ``{epoch: factor}`` with 0-based epochs, each
+            factor in force from its epoch on (1 before the first).
 
     Raises:
         TypeError, ValueError: for anything else.
@@ -38,9 +38,6 @@ class GradientAccumulation(Handler):
 
     def attach(self, engine: Engine) -> None:
         self.listen(engine, Events.EPOCH_STARTED, self.set_factor)
-
-    def detach(self) -> None:
-        super().detach()
 
     def set_factor(self, engine: Engine) -> None:
         """Write the factor of the epoch that begins."""
