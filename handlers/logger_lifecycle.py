@@ -15,8 +15,8 @@ class LoggerLifecycle(Handler):
     Args:
         logger: gives the logger of now, or None.
 
-    Runs on: FIT_STARTED, TRAINING_ENDED (``finalize`` with "success", or "failed" after an exception),
-    FIT_COMPLETED (what a test run logged is written).
+    Runs on: FIT_STARTED, TRAINING_ENDED (``finalize`` with "success", or "failed" after an
+    exception), FIT_COMPLETED (what a test run logged is written).
 
     Source: PyTorch Lightning 1.1.
     """
@@ -37,11 +37,11 @@ class LoggerLifecycle(Handler):
 
     def begin(self, engine: Engine) -> None:
         """Log what the run is made of."""
-        logger, state = self.logger(), engine.state
+        state: Any = engine.state
+        logger, model = self.logger(), state.model
         self.failed = False
         if logger is None:
             return
-        model: Any = state.model
         if getattr(model, "_log_hyperparams", True):
             logger.log_hyperparams(getattr(model, "hparams_initial", {}))
         logger.log_graph(model)
