@@ -26,7 +26,11 @@ class LoggerFlush(Handler):
     order_reason = "after metrics (30) and validation (35): their rows are included"
 
     def __init__(
-        self, save: Callable[[], Any], *, every_n_steps: int = 100, at_once: Callable[[], bool] | None = None
+        self,
+        save: Callable[[], Any],
+        *,
+        every_n_steps: int = 100,
+        at_once: Callable[[], bool] | None = None,
     ) -> None:
         super().__init__()
         if every_n_steps < 1:
