@@ -18,7 +18,7 @@ class LoaderReload(Handler):
 
     Runs on: EPOCH_STARTED, before the hooks.
 
-    Source: ``reload_dataloaders_every_epoch`` of PyTorch Lightning 1.1; every n epochs came with 1.4.
+    Source: ``reload_dataloaders_every_epoch`` of PyTorch Lightning 1.1; every n epochs, of 1.4.
     """
 
     order = 2.0
