@@ -12,6 +12,7 @@ from leyden.handlers.loggers import DummyLogger, LoggerCollection
 from leyden.handlers.model_checkpoint import ModelCheckpoint
 from leyden.handlers.profilers import AdvancedProfiler, PassThroughProfiler, SimpleProfiler
 from leyden.handlers.progress import ProgressBar, ProgressBarBase
+from leyden.handlers.pytorch_profiler import PyTorchProfiler
 from leyden.handlers.timer import Timer
 from leyden.run import Run
 from leyden.settings import Settings
@@ -27,7 +28,12 @@ __all__ = [
 ]
 
 BAR = ("progress_bar_refresh_rate", "process_position")
-PROFILERS = {None: PassThroughProfiler, "simple": SimpleProfiler, "advanced": AdvancedProfiler}
+PROFILERS = {
+    None: PassThroughProfiler,
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
 
 # What run.features keeps of this file: the callbacks of the list that are attached, and the bar
 # made here.
@@ -52,7 +58,6 @@ def assemble_observers(settings: Settings, run: Run, trainer: Any) -> None:
             run, settings, [Timer(settings.max_time)], origin=origin_of(("max_time",), settings)
         )
     _progress_bar(settings, run)
-    settings.profiler = make_profiler(settings.profiler)
     run.use_logger(make_logger(settings, trainer))
     run.say_hooks("on_init_start")
     run.say_hooks("on_init_end")
@@ -188,7 +193,7 @@ def change(name: str, value: Any, settings: Settings, run: Run) -> None:
     if name in BAR:
         _check_bar(name, run)
     stops = run.stopping().should_stop
-    settings.put(name, checked)
+    settings.put(name, make_profiler(checked) if name == "profiler" else checked)
     reassemble(name, settings, run)
     run.stopping().should_stop = stops
     if name in ("log_every_n_steps", "move_metrics_to_cpu"):
@@ -198,8 +203,6 @@ def change(name: str, value: Any, settings: Settings, run: Run) -> None:
     elif name == "logger":
         settings.needs_dummy_logger = False
         run.use_logger(make_logger(settings, run.trainer))
-    elif name == "profiler":
-        settings.profiler = make_profiler(checked)
     elif name in BAR:
         _remake_bar(settings, run)
 

@@ -13,7 +13,7 @@ from leyden.assembly import assemble
 from leyden.config import CHECKS, TrainerConfig, signature_parameters
 from leyden.engine.errors import MisconfiguredType, NotBuilt
 from leyden.fitting import fit
-from leyden.observers import assemble_observers, connect_callbacks, tell
+from leyden.observers import assemble_observers, connect_callbacks, make_profiler, tell
 from leyden.plan import Plan
 from leyden.plan_of import plan_of
 from leyden.properties import TrainerProperties
@@ -147,6 +147,7 @@ class Trainer(TrainerProperties):
             object.__setattr__(self, "_settings", settings)
             self._run = Run(settings, self)
             self._restored_into = None
+            settings.profiler = make_profiler(settings.profiler)
             tell(config.changes)
             assemble(settings, self._run)
             assemble_observers(settings, self._run, self)
