@@ -14,14 +14,14 @@ class Validation(Handler):
 
     Args:
         run: performs one validation, called as ``run(on_epoch)``: True at the end of an epoch.
-        every_n_batches: within an epoch, counted from its start; None: only at its end. Infinity: at the end
-            of data whose length nobody knows.
+        every_n_batches: within an epoch, counted from its start; None: only at its end. Infinity:
+            at the end of data whose length nobody knows.
         every_n_epochs: only in every n-th epoch.
         stopping: says whether the run was asked to stop; an epoch cut short still validates.
         wanted: whether this run validates at all; None: yes.
 
-    Runs on: ITERATION_COMPLETED where it may be due inside an epoch, EPOCH_COMPLETED; fires VALIDATION_STARTED
-    and VALIDATION_COMPLETED on the same engine.
+    Runs on: ITERATION_COMPLETED where it may be due inside an epoch, EPOCH_COMPLETED; fires
+    VALIDATION_STARTED and VALIDATION_COMPLETED on the same engine.
 
     Source: ``val_check_interval`` and ``check_val_every_n_epoch`` of PyTorch Lightning 1.1.
     """
@@ -39,9 +39,11 @@ class Validation(Handler):
         wanted: Callable[[], bool] | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("every_n_batches", every_n_batches), ("every_n_epochs", every_n_epochs)):
+        for unit, value in (("batches", every_n_batches), ("epochs", every_n_epochs)):
             if value is not None and not value >= 1:
-                raise ValueError(f"{name}={value!r} is below 1: it counts {name[8:]} between validations")
+                raise ValueError(
+                    f"every_n_{unit}={value!r} is below 1: it counts {unit} between validations"
+                )
         self.run = run
         self.every_n_batches = every_n_batches
         self.every_n_epochs = every_n_epochs
@@ -57,10 +59,10 @@ class Validation(Handler):
         self.listen(engine, Events.EPOCH_COMPLETED, self.after_epoch)
 
     def after_batch(self, engine: Engine) -> None:
-        """Validate inside an epoch; its last batch is left to :meth:`after_epoch` where both fall together."""
+        """Validate inside an epoch; where it is due at the end, that is left to `after_epoch`."""
         state: Any = engine.state
         every = self.every_n_batches
-        if (state.iteration - state.epoch_start) % every == 0 and every != state.num_batches:  # type: ignore[operator]
+        if (state.iteration - state.epoch_start) % every == 0 and every != state.num_batches:
             if state.epoch % self.every_n_epochs == 0:
                 self._validate(engine, on_epoch=False)
 
@@ -70,7 +72,10 @@ class Validation(Handler):
         if state.epoch % self.every_n_epochs:
             return
         whole = self.every_n_batches in (None, float("inf"), state.num_batches)
-        complete = state.iteration - state.epoch_start >= state.num_batches or state.num_batches == float("inf")
+        complete = (
+            state.iteration - state.epoch_start >= state.num_batches
+            or state.num_batches == float("inf")
+        )
         if (whole and complete) or (self.stopping is not None and self.stopping()):
             self._validate(engine, on_epoch=True)
 
