@@ -1,7 +1,7 @@
 """Lightning's hooks as events: when each hook runs, in which order, with which arguments.
 
-One table says it for callbacks and modules alike; the hook-order page of the docs is made from it. A hook that
-nobody overrides is bound to nothing.
+One table says it for callbacks and modules alike; the hook-order page of the docs is made from it.
+A hook that nobody overrides is bound to nothing.
 """
 
 import inspect
@@ -58,9 +58,10 @@ def _loss(state: State) -> tuple[Any, ...]:
 
 
 def kept_outputs(state: State) -> list[list[Any]]:
-    """What ``on_train_batch_end`` gets: ``[optimizer][split]`` of dicts with ``minimize`` and ``extra``.
+    """What ``on_train_batch_end`` gets: ``[optimizer][split]`` of dicts.
 
-    Empty when the step returned nothing. Source: Lightning 1.1.
+    Each has ``minimize`` and ``extra``. Empty when the step returned nothing. Source: Lightning
+    1.1.
     """
     rows = []
     for optimizer_outputs in state.outputs:
@@ -83,7 +84,7 @@ class Hook:
         stage: ``state.stage`` of the engines it is bound on.
         event: the moment.
         rank: its order on that event; callbacks run before the module (``rank`` + 0.9).
-        arguments: what it gets after ``(trainer, pl_module)`` for a callback, after ``self`` for a module.
+        arguments: what a callback gets after ``(trainer, pl_module)``, a module after ``self``.
         callback, module: who may have it.
     """
 
@@ -135,7 +136,7 @@ HOOKS: tuple[Hook, ...] = (
     Hook("on_train_batch_end", "train", Events.ITERATION_COMPLETED, 12, _train_batch_end),
     Hook("on_epoch_end", "train", Events.EPOCH_COMPLETED, 10),
     Hook("on_train_epoch_end", "train", Events.EPOCH_COMPLETED, 12, _epoch_outputs),
-    # Where no validation runs, whoever reads the epoch's metrics is asked here, after they are reduced.
+    # Where no validation runs, who reads the epoch's metrics is asked here, after they are reduced.
     Hook("on_train_epoch_metrics", "train", Events.EPOCH_COMPLETED, 70, module=False),
     Hook("on_train_end", "train", TrainerEvents.TRAINING_ENDED, 10),
     Hook("on_fit_end", "train", TrainerEvents.FIT_COMPLETED, 10),
@@ -151,10 +152,17 @@ def hooks_of(stage: str) -> list[Hook]:
 
 
 def bind_callback(
-    engine: Engine, hook: Hook, function: Callable[..., Any], *, order: float, listen: Callable[..., Any], scope: Any
+    engine: Engine,
+    hook: Hook,
+    function: Callable[..., Any],
+    *,
+    order: float,
+    listen: Callable[..., Any],
+    scope: Any,
 ) -> None:
     """Bind ``function(trainer, pl_module, *arguments)`` to the hook's event."""
-    arguments, name, state = hook.arguments, hook.name, engine.state
+    arguments, name = hook.arguments, hook.name
+    state: State = engine.state
     taken = accepted(function, 2)
 
     def call(engine: Engine) -> None:
@@ -170,10 +178,16 @@ def bind_callback(
 
 
 def bind_module(
-    engine: Engine, hook: Hook, function: Callable[..., Any], *, listen: Callable[..., Any], scope: Any
+    engine: Engine,
+    hook: Hook,
+    function: Callable[..., Any],
+    *,
+    listen: Callable[..., Any],
+    scope: Any,
 ) -> None:
     """Bind ``function(*arguments)`` of a module to the hook's event."""
-    arguments, name, state = hook.arguments, hook.name, engine.state
+    arguments, name = hook.arguments, hook.name
+    state: State = engine.state
     taken = accepted(function, 0)
 
     def call(engine: Engine) -> None:
@@ -218,4 +232,3 @@ def _listen(
 ) -> None:
     call.__name__, call.__qualname__ = hook.name, getattr(function, "__qualname__", hook.name)
     listen(engine, hook.event, call, order=rank)
-
