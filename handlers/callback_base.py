@@ -1,6 +1,5 @@
 """What a Lightning-style callback is to the engine: a handler whose hooks are bound to events."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from leyden.engine import Engine
@@ -13,13 +12,15 @@ __all__ = ["CallbackBase"]
 
 
 class CallbackBase(Handler):
-    """A handler whose methods are Lightning's hooks, ``on_train_start(trainer, pl_module)`` and so on.
+    """A handler whose methods are Lightning's hooks: ``on_train_start(trainer, pl_module)`` ...
 
-    Only hooks that a subclass really defines are bound, each to its event (see ``leyden.handlers.hooks``).
-    On an engine without a Trainer, ``trainer`` is what ``engine.state.trainer`` holds; set it first.
+    Only hooks that a subclass really defines are bound, each to its event (see
+    ``leyden.handlers.hooks``). On an engine without a Trainer, ``trainer`` is what
+    ``engine.state.trainer`` holds; set it first.
 
     Attributes:
-        order: rank among the callbacks of one event, 0 to 99; lower runs first, equal ranks in list order.
+        order: rank among the callbacks of one event, 0 to 99; lower runs first, equal ranks in the
+            order of the list.
         hook_base: the class whose hook bodies count as not overridden.
     """
 
@@ -48,16 +49,8 @@ class CallbackBase(Handler):
 
     @property
     def state_key(self) -> str:
-        """The name of its state in a checkpoint; override it where two instances must be told apart."""
+        """The name of its state in a checkpoint; override it to tell instances apart."""
         return type(self).__qualname__
 
     def _state_key_of(self, **arguments: Any) -> str:
         return f"{type(self).__qualname__}{arguments!r}"
-
-    def state_dict(self) -> dict[str, Any]:
-        """The attributes named in ``state_keys``."""
-        return super().state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Set the attributes named in ``state_keys``."""
-        super().load_state_dict(state)
