@@ -21,19 +21,23 @@ class GradientClipping(Handler):
         limit: the largest norm, or the largest absolute value; above 0.
         algorithm: ``"norm"`` or ``"value"``.
         norm_type: p of the norm, ``float("inf")`` for the largest element; unused by ``"value"``.
-        parameters: whose gradients; None: those of ``engine.state.model``, all of them whichever optimizer
-            steps (as Lightning 1.1), or those of the optimizer at hand where there is no model.
+        parameters: whose gradients; None: those of ``engine.state.model``, all of them whichever
+            optimizer steps (as Lightning 1.1), or those of the optimizer at hand where there is no
+            model.
 
-    ``clip_by``, where it is set, is called instead as ``clip_by(optimizer, optimizer_idx, limit, algorithm)``: a
-    module's own ``configure_gradient_clipping``.
+    Attributes:
+        clip_by: where it is set, called instead, with ``(optimizer, optimizer_idx, limit,
+            algorithm)``: a module's own ``configure_gradient_clipping``.
 
-    Runs on: GRADIENTS_READY, after the norm is tracked and before ``on_after_backward``. No host sync.
+    Runs on: GRADIENTS_READY, after the norm is tracked, before ``on_after_backward``; no host sync.
 
     Source: ``gradient_clip_val`` of PyTorch Lightning 1.1; ``algorithm`` came with 1.3.
     """
 
     order = 20.0
-    order_reason = "after norm tracking (10), which shows the raw norm; before the hooks (30), as in Lightning"
+    order_reason = (
+        "after norm tracking (10), which shows the raw norm; before the hooks (30), as in Lightning"
+    )
 
     def __init__(
         self,
@@ -47,7 +51,9 @@ class GradientClipping(Handler):
         if isinstance(limit, bool) or not isinstance(limit, (int, float)):
             raise TypeError(f"limit={limit!r} is not a number: pass a norm or value above 0")
         if not limit > 0:
-            raise ValueError(f"limit={limit} is not above 0: attach no GradientClipping to switch it off")
+            raise ValueError(
+                f"limit={limit} is not above 0: attach no GradientClipping to switch it off"
+            )
         if algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm={algorithm!r} is not known: choose 'norm' or 'value'")
         self.limit = limit
@@ -83,7 +89,7 @@ class GradientClipping(Handler):
 def clip_gradients(
     parameters: Iterable[Tensor], limit: float, algorithm: str = "norm", norm_type: float = 2.0
 ) -> None:
-    """Scale the gradients in place so that their joint norm, or each value, is at most ``limit``."""
+    """Change the gradients in place: their joint norm, or each value, is at most ``limit``."""
     if algorithm == "norm":
         torch.nn.utils.clip_grad_norm_(parameters, limit, norm_type=norm_type)
     else:
