@@ -33,7 +33,7 @@ class NanTermination(Handler):
         loss, model = state.loss, state.model
         parameters = list(model.parameters()) if model is not None else []
         with torch.no_grad():
-            # A sum is finite only if all its terms are, but it may overflow: the closer look decides.
+            # A sum is finite only if its terms are, but it may overflow: the closer look decides.
             sums = [parameter.sum() for parameter in parameters]
             if loss is not None:
                 sums.append(loss.detach().sum())
