@@ -13,7 +13,7 @@ __all__ = ["RunningLoss"]
 
 
 class RunningLoss(Handler):
-    """Keeps the losses of the last optimizer steps; nothing is read from the device until :meth:`mean`.
+    """Keeps the losses of the last optimizer steps; nothing is read from the device.
 
     Args:
         window: optimizer steps.
@@ -22,7 +22,8 @@ class RunningLoss(Handler):
 
     State: ``losses``.
 
-    Source: the loss on the progress bar of PyTorch Lightning 1.1: over 20 steps, undivided by accumulation.
+    Source: the loss on the progress bar of PyTorch Lightning 1.1: over 20 steps, not divided by the
+    accumulation factor.
     """
 
     order = 5.0
@@ -61,15 +62,21 @@ class RunningLoss(Handler):
             return
         group.append(loss)
         if state.closed_at == state.iteration:
-            self._steps.append(group[0] * factor if len(group) == 1 and factor != 1 else _mean(group, factor))
+            self._steps.append(_mean(group, factor))
             self._group = []
 
     def mean(self) -> Tensor | None:
-        """The mean over the window, a tensor on its device; None before the first batch, NaN before the first step."""
+        """The mean over the window, a tensor on its device.
+
+        None before the first batch, NaN before the first step.
+        """
         if self._steps:
             return torch.stack(list(self._steps)).mean()
         return torch.tensor(float("nan")) if self._group else None
 
 
 def _mean(group: list[Tensor], factor: int) -> Tensor:
-    return group[0] if factor == 1 and len(group) == 1 else torch.stack(group).mean() * factor
+    # One loss alone needs no stack; times 1 would be a kernel for nothing.
+    if len(group) == 1:
+        return group[0] if factor == 1 else group[0] * factor
+    return torch.stack(group).mean() * factor
