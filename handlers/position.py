@@ -38,9 +38,11 @@ class Position(Handler):
         """The last batch is over: ``global_step`` counts it."""
         state: Any = engine.state
         if state.iteration == state.epoch_start:
-            before = "though it did before: a generator can be used once only; " if state.iteration else ""
+            before = ""
+            if state.iteration:
+                before = "though it did before: a generator can be used once only; "
             raise MisconfigurationException(
-                f"the training loader gave no batch in epoch {state.epoch - 1}, {before}pass a DataLoader, "
-                "a list or another object that can be iterated in every epoch"
+                f"the training loader gave no batch in epoch {state.epoch - 1}, {before}pass a "
+                "DataLoader, a list or another object that can be iterated in every epoch"
             )
         state.settle()
