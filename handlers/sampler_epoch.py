@@ -34,8 +34,10 @@ class SamplerEpoch(Handler):
 
     def set_epoch(self, engine: Engine) -> None:
         """Say the number of the epoch that begins."""
-        loader, state = self.loader(), engine.state
-        for part in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
-            if callable(getattr(part, "set_epoch", None)):
-                part.set_epoch(state.epoch - 1)
+        loader = self.loader()
+        parts = (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
+        for part in parts:
+            tell = getattr(part, "set_epoch", None)
+            if callable(tell):
+                tell(engine.state.epoch - 1)
                 return
