@@ -1,4 +1,4 @@
-"""One pass over evaluation loaders without gradients: the step, the feed and the surroundings of it."""
+"""One pass over evaluation loaders without gradients: its step, its feed, its surroundings."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,11 +9,19 @@ import torch
 
 from leyden.engine import Engine
 from leyden.engine.events import Events
-from leyden.engine.rng import isolate
+from leyden.engine.rng import capture, isolate
 from leyden.engine.state import TrainState, give_state
 from leyden.handlers.base import Handler
 
-__all__ = ["EvalFeed", "EvalState", "EvaluationStep", "Outputs", "Surroundings", "evaluate", "evaluator"]
+__all__ = [
+    "EvalFeed",
+    "EvalState",
+    "EvaluationStep",
+    "Outputs",
+    "Surroundings",
+    "evaluate",
+    "evaluator",
+]
 
 
 class EvalState(TrainState):
@@ -45,6 +53,7 @@ class EvaluationStep:
         takes: how many arguments ``forward`` takes at most; None: any number.
         name: the step's name, for ``scope.hook``.
         started: called before each step with ``(batch, batch_idx, dataloader_idx)``.
+        scope: told which of the two runs.
     """
 
     def __init__(
@@ -147,28 +156,38 @@ class Outputs(Handler):
 
 
 class Surroundings:
-    """Evaluation's surroundings: no gradients, evaluation mode, random numbers of its own; all put back after.
+    """Evaluation's surroundings: no gradients, evaluation mode, random numbers of its own.
+
+    All of it is put back afterwards.
 
     Args:
-        model: its modules' ``training`` flags are restored one by one, so what the user froze stays frozen.
+        model: its modules' ``training`` flags are restored one by one, so what the user froze stays
+            frozen.
         set_mode: False where the model's own hooks switch the mode.
+
+    Attributes:
+        outside: the streams of random numbers around the block, for who saves within it.
     """
 
     def __init__(self, model: Any, *, set_mode: bool = True) -> None:
         self.model = model
         self.set_mode = set_mode
+        self.outside: dict[str, Any] | None = None
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         """Within the block the model evaluates; afterwards training finds all as it was."""
-        modules = list(self.model.modules()) if self.model is not None and self.set_mode else []
+        model = self.model if self.set_mode else None
+        modules = list(model.modules()) if model is not None else []
         training = [module.training for module in modules]
+        before, self.outside = self.outside, capture()
         with isolate(), torch.no_grad():
-            if modules:
-                self.model.eval()
+            if model is not None:
+                model.eval()
             try:
                 yield
             finally:
+                self.outside = before
                 for module, flag in zip(modules, training, strict=True):
                     module.training = flag
 

@@ -34,6 +34,9 @@ def resume_state(run: Any) -> dict[str, Any]:
     }
     if run.feed is not None:
         kept["loader"] = run.feed.state_dict(position["batch"], ended=position["epoch_done"])
+        if run.surroundings.outside is not None:  # a validation has streams of its own
+            streams = {**kept["loader"]["streams"], "global": run.surroundings.outside}
+            kept["loader"] = {**kept["loader"], "streams": streams}
     if run.module_handler is not None and run.module_handler.kept_outputs:
         kept["outputs"] = plain(run.module_handler.kept_outputs, name="outputs")
     if moment and moment[0][1] == _ITERATION:
@@ -246,6 +249,9 @@ class Resume(Handler):
             engine.terminate()
         if self._inside_of(_EPOCH_BEGINS):
             self._place_streams(engine)
+        if run.nothing_left and run.feed is not None:
+            self._position_feed()
+            run.feed.restore_streams()
 
     def restore_streams(self, engine: Engine) -> None:
         """At the beginning of an epoch the hooks draw from the streams as they were saved."""

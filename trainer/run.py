@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from leyden.checkpoint_choice import WORDS, choose
 from leyden.datamodule import LightningDataModule
 from leyden.engine import Engine, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
@@ -24,6 +25,7 @@ from leyden.handlers.callback_base import CallbackBase
 from leyden.handlers.evaluation import EvalFeed, Surroundings, evaluate, evaluator
 from leyden.handlers.interruption import Interruption
 from leyden.handlers.metrics import MetricRecorder
+from leyden.handlers.profiling import acted
 from leyden.handlers.schedulers import LRSchedulers
 from leyden.handlers.stopping import Stopping
 from leyden.loaders import INFINITE, Loaders
@@ -326,13 +328,18 @@ class Run:
         path, self.checkpoint_to_restore = self.checkpoint_to_restore, None
         if path is None:
             return
-        if not os.path.exists(path) and "://" not in str(path):
+        if path in WORDS:
+            found = choose(self.trainer, path)
+        else:
+            found = path if "://" in str(path) or os.path.exists(path) else None
+        if found is None:
             warnings.warn(
                 f"there is no checkpoint {path!s}: training starts from scratch",
                 UserWarning,
                 stacklevel=4,
             )
             return
+        path = found
         checkpoint_state.restore(self.trainer, checkpoint_io.load(path, map_location="cpu"))
         self.engine.fire_event(TrainerEvents.CHECKPOINT_LOADED)
 
@@ -343,7 +350,8 @@ class Run:
         folder = os.path.dirname(os.fspath(path))
         if folder and "://" not in folder:
             os.makedirs(folder, exist_ok=True)
-        checkpoint_io.save(checkpoint_state.dump(self.trainer, weights_only), path)
+        with acted(self.settings.profiler, "save_checkpoint"):
+            checkpoint_io.save(checkpoint_state.dump(self.trainer, weights_only), path)
         saved = self.engine.channel(TrainerEvents.CHECKPOINT_SAVED)
         if saved.live:
             saved.fire()
@@ -356,7 +364,7 @@ class Run:
     def epoch_done(self) -> bool:
         """Whether all of the epoch ran, its end hooks included or just running."""
         state = self.state
-        if self.engine._machine.inside_epoch:
+        if self.engine.inside_epoch:
             return False
         return (
             state.num_batches == INFINITE

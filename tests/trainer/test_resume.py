@@ -1,0 +1,185 @@
+"""A run goes on from any checkpoint, saved anywhere, as if it had never stopped: bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.trainer.resume_runs import SaveIn, check_each, run
+
+import leyden
+from leyden.callbacks import EarlyStopping, ModelCheckpoint
+from leyden.engine import Events
+
+HOOKS = (
+    "on_batch_end",
+    "on_train_batch_end",
+    "on_validation_end",
+    "on_validation_epoch_end",
+    "on_epoch_end",
+    "on_train_epoch_end",
+    "on_train_epoch_start",
+    "on_train_end",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", HOOKS)
+def test_saved_by_hand_in_a_hook(tmp_path: Path, hook: str) -> None:
+    check_each(
+        tmp_path,
+        saver=lambda: (SaveIn(hook),),
+        accumulate_grad_batches=3,
+        val_check_interval=0.5,
+    )
+
+
+def _best(**arguments: Any) -> ModelCheckpoint:
+    return ModelCheckpoint(monitor="val", mode="min", save_top_k=2, **arguments)
+
+
+SAVERS: dict[str, Any] = {
+    "after validation": lambda: (_best(),),
+    "every step": lambda: (ModelCheckpoint(every_n_train_steps=1, save_last=True),),
+    "end of epoch": lambda: (ModelCheckpoint(save_on_train_epoch_end=True),),
+    "three of them": lambda: (
+        _best(filename="best-{epoch}-{step}"),
+        ModelCheckpoint(every_n_train_steps=1, save_top_k=-1, filename="{step}"),
+        ModelCheckpoint(monitor="loss", filename="low-{epoch}-{step}"),
+    ),
+    "with a thread": lambda: (ModelCheckpoint(every_n_train_steps=1, asynchronous=True),),
+    "early stopping": lambda: (
+        EarlyStopping("val", patience=1, min_delta=9.0),
+        ModelCheckpoint(monitor="val", save_top_k=-1),
+        SaveIn("on_train_batch_end"),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SAVERS)
+@pytest.mark.parametrize("interval", [1.0, 0.5])
+def test_saved_by_model_checkpoint(tmp_path: Path, kind: str, interval: float) -> None:
+    check_each(tmp_path, saver=SAVERS[kind], accumulate_grad_batches=2, val_check_interval=interval)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_killed_at_every_batch(tmp_path: Path, accumulate: int) -> None:
+    count = check_each(
+        tmp_path,
+        saver=lambda: (SaveIn("on_train_batch_end"),),
+        accumulate_grad_batches=accumulate,
+        max_epochs=3,
+    )
+    assert count == 18
+
+
+@pytest.mark.slow
+def test_killed_at_every_second_batch_with_workers(tmp_path: Path) -> None:
+    check_each(
+        tmp_path,
+        saver=lambda: (SaveIn("on_train_batch_end"),),
+        accumulate_grad_batches=3,
+        val_check_interval=0.5,
+        workers=2,
+        every=2,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saver", ["by hand", "every step", "end of epoch"])
+def test_the_last_step_was_done_when_it_was_saved(tmp_path: Path, saver: str) -> None:
+    by_hand = {"by hand": lambda: (SaveIn("on_train_batch_end"),)}
+    check_each(tmp_path, saver={**SAVERS, **by_hand}[saver], max_steps=4, max_epochs=9)
+
+
+class StopAt(leyden.Callback):
+    """Asks for the stop in the middle of an epoch."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+        if trainer.global_step == 3:
+            trainer.should_stop = True
+
+
+@pytest.mark.slow
+def test_a_stop_that_was_asked_for_is_not_forgotten(tmp_path: Path) -> None:
+    check_each(tmp_path, saver=lambda: (StopAt(), SaveIn("on_train_batch_end")))
+
+
+def _with_ignite(trainer: leyden.Trainer) -> None:
+    """ignite's handlers run at order 50, behind most of ours, and read the output of the step."""
+    engine: Any = trainer.engine
+
+    def save(engine: Any) -> None:
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "ignite.ckpt")
+
+    def behind(engine: Any) -> None:
+        average = next(c for c in trainer.callbacks if hasattr(c, "counts"))
+        average.counts["ignite"] = (
+            hash((average.counts.get("ignite", 0), float(engine.state.output["loss"].detach())))
+            % 2**31
+        )
+
+    engine.add_event_handler(Events.ITERATION_COMPLETED(every=2), save)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, behind)
+
+
+@pytest.mark.slow
+def test_handlers_of_ignite_behind_the_save(tmp_path: Path) -> None:
+    assert check_each(tmp_path, saver=tuple, change=_with_ignite, accumulate_grad_batches=2)
+
+
+@pytest.mark.slow
+def test_five_resumes_within_an_epoch(tmp_path: Path) -> None:
+    whole = run(_folder(tmp_path, "whole"), max_epochs=1)
+    root = _folder(tmp_path, "often")
+    path: Path | None = None
+    for batch in range(5):
+        with pytest.raises(Killed):
+            run(root, resume=path, callbacks=(KillAt(batch),), max_epochs=1)
+        path = root / "killed.ckpt"
+    again = run(root, resume=path, max_epochs=1)
+    assert again.pop("seen") == whole.pop("seen")[5:]
+    assert again == whole
+
+
+class Killed(BaseException):
+    """Ends the process, as far as the test is concerned."""
+
+
+class KillAt(leyden.Callback):
+    """Saves at the end of one batch, then is gone."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self.batch = batch
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+        if trainer.batch_idx == self.batch:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "killed.ckpt")
+            raise Killed
+
+
+def _folder(tmp_path: Path, name: str) -> Path:
+    path = tmp_path / name
+    path.mkdir()
+    return path
+
+
+def test_inside_a_step_the_batch_is_done_again(tmp_path: Path) -> None:
+    """No file can hold half a step: that is said, and no batch is left out."""
+    whole = run(_folder(tmp_path, "whole"), max_epochs=1)
+    root = _folder(tmp_path, "half")
+    with pytest.warns(UserWarning, match="in the middle of the step of batch 2"):
+        run(root, callbacks=(AtBatchStart(),), max_epochs=1)
+    again = run(root, resume=root / "half.ckpt", max_epochs=1)
+    assert [batch for _, batch, _ in again["seen"]] == [2, 3, 4, 5]
+    assert again["position"] == whole["position"]
+
+
+class AtBatchStart(leyden.Callback):
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+        if trainer.batch_idx == 2:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "half.ckpt")

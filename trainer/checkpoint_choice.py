@@ -1,0 +1,85 @@
+"""Which file ``"last"`` and ``"best"`` stand for: the newest, or best, that is whole."""
+
+import glob
+import os
+import re
+import warnings
+from typing import Any
+
+from leyden.handlers.checkpoint_archive import DamagedCheckpoint, filesystem_of, load, verify
+from leyden.handlers.checkpoint_names import default_directory, is_remote
+
+__all__ = ["WORDS", "choose"]
+
+#: what may stand in the place of a path.
+WORDS = ("last", "best")
+
+_VERSION = re.compile(r"version_(\d+)$")
+
+
+def choose(trainer: Any, word: str) -> str | None:
+    """Find the checkpoint to continue from, or None.
+
+    Looked at are the directories of the run's ModelCheckpoints. Where the logger numbers them, and
+    this run has a new number, those of the earlier runs follow, the latest first. A damaged file is
+    named in a warning and skipped. ``"best"`` is what the newest whole file remembers as best.
+    """
+    for files in map(_checkpoints, _directories(trainer)):
+        newest = next((path for path in files if _whole(path)), None)
+        if newest is not None:
+            return newest if word == "last" else _best(trainer, newest)
+    return None
+
+
+def _directories(trainer: Any) -> list[str]:
+    own = default_directory(trainer)
+    paths = [os.fspath(saver.dirpath or own) for saver in trainer.checkpoint_callbacks] or [own]
+    if own not in paths:
+        return list(dict.fromkeys(paths))
+    found = paths
+    version, tail = os.path.split(own)
+    if not is_remote(own) and _VERSION.search(version):
+        others = glob.glob(os.path.join(glob.escape(os.path.dirname(version)), "version_*"))
+        numbered = [(int(m[1]), path) for path in others if (m := _VERSION.search(path))]
+        found += [os.path.join(path, tail) for _, path in sorted(numbered, reverse=True)]
+    return list(dict.fromkeys(map(os.fspath, found)))
+
+
+def _checkpoints(directory: str) -> list[str]:
+    """The checkpoints of a directory, the newest first."""
+    if is_remote(directory):
+        filesystem, key = filesystem_of(directory)
+        if not filesystem.exists(key):
+            return []
+        scheme = directory.split("://")[0]
+        names = [name for name in filesystem.ls(key, detail=False) if name.endswith(".ckpt")]
+        names.sort(key=lambda name: (filesystem.modified(name), name), reverse=True)
+        return [f"{scheme}://{name.lstrip('/') if scheme != 'file' else name}" for name in names]
+    paths = glob.glob(os.path.join(glob.escape(directory), "*.ckpt"))
+    return sorted(paths, key=lambda path: (os.stat(path).st_mtime_ns, path), reverse=True)
+
+
+def _whole(path: str) -> bool:
+    try:
+        verify(path)
+    except FileNotFoundError:
+        return False
+    except (DamagedCheckpoint, OSError) as error:
+        warnings.warn(f"skipped: {error}", UserWarning, stacklevel=6)
+        return False
+    return True
+
+
+def _best(trainer: Any, newest: str) -> str:
+    states = load(newest, map_location="cpu").get("callbacks", {}).values()
+    watching = [s for s in states if isinstance(s, dict) and s.get("best_k_models")]
+    modes = [saver.mode for saver in trainer.checkpoint_callbacks]
+    sign = -1 if "max" in modes[:1] else 1
+    for state in watching:
+        scores = {path: float(score) for path, score in state["best_k_models"].items()}
+        for path in sorted(scores, key=lambda path: sign * scores[path]):
+            # The directory may have been moved.
+            for place in (path, os.path.join(os.path.dirname(newest), os.path.basename(path))):
+                if (is_remote(place) or os.path.exists(place)) and _whole(place):
+                    return place
+    return newest
