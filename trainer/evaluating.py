@@ -5,13 +5,12 @@ from typing import Any
 
 from leyden.engine import TrainerEvents
 from leyden.engine.errors import MisconfigurationException
+from leyden.loaders import LOADERS
 from leyden.module import LightningModule
 from leyden.run import Run, TrainerState
 from leyden.stepping import verify
 
 __all__ = ["evaluate_alone"]
-
-LOADERS = {"validate": "val_dataloader", "test": "test_dataloader", "predict": "predict_dataloader"}
 
 
 def evaluate_alone(
@@ -21,9 +20,7 @@ def evaluate_alone(
     given = model is not None
     model = model if given else run.model
     if model is None:
-        raise MisconfigurationException(
-            f"{stage} has no model: pass one, or call fit(model) first"
-        )
+        raise MisconfigurationException(f"{stage} has no model: pass one, or call fit(model) first")
     verify(model, stage)
     if datamodule is None and loaders is None and not given:
         datamodule = run.datamodule
@@ -32,8 +29,8 @@ def evaluate_alone(
     with run.running(model, stage):
         if run.loaders.source(LOADERS[stage], LightningModule) is None:
             raise MisconfigurationException(
-                f"{stage} has no data: pass a loader, or define {LOADERS[stage]}() on {type(model).__name__} or on a "
-                "data module"
+                f"{stage} has no data: pass a loader, or define {LOADERS[stage]}() on "
+                f"{type(model).__name__} or on a data module"
             )
         if not given and ckpt_path is not None:
             _load_weights(run, model, ckpt_path)
@@ -64,14 +61,14 @@ def _load_weights(run: Run, model: Any, ckpt_path: Any) -> None:
         saver = run.trainer.checkpoint_callback
         if saver is None:
             raise MisconfigurationException(
-                "ckpt_path='best' needs a ModelCheckpoint, and there is none: pass ckpt_path=None for "
-                "the weights as they are, a file, or the model"
+                "ckpt_path='best' needs a ModelCheckpoint, and there is none: pass ckpt_path=None "
+                "for the weights as they are, a file, or the model"
             )
         ckpt_path = saver.best_model_path
         if not ckpt_path:
             raise MisconfigurationException(
-                "ckpt_path='best' needs a checkpoint, and none was saved: pass ckpt_path=None for the weights as they "
-                "are, or a file"
+                "ckpt_path='best' needs a checkpoint, and none was saved: pass ckpt_path=None for "
+                "the weights as they are, or a file"
             )
     checkpoint = load(ckpt_path, map_location="cpu")
     model.load_state_dict(checkpoint["state_dict"])

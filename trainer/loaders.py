@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
@@ -14,6 +13,8 @@ from leyden.seed import WORKERS_VARIABLE, seed_worker
 __all__ = ["Loaders", "batches_of", "limited", "unshuffled"]
 
 INFINITE = float("inf")
+#: The name of the loaders of each evaluation.
+LOADERS = {"validate": "val_dataloader", "test": "test_dataloader", "predict": "predict_dataloader"}
 
 
 class Loaders:
@@ -28,6 +29,8 @@ class Loaders:
 
     def __init__(self) -> None:
         self.given: dict[str, Any] = {}
+        self.model: Any = None
+        self.datamodule: Any = None
         self.train: Any = None
         self.evaluation: dict[str, list[Any]] = {}
         self.num_training_batches: float = 0
@@ -43,14 +46,14 @@ class Loaders:
             both = [name for name, loader in given.items() if loader is not None]
             if both:
                 raise MisconfiguredValue(
-                    f"datamodule={type(datamodule).__name__} and loaders ({', '.join(both)}) are both given: "
-                    "pass one of them, the data module brings its own loaders"
+                    f"datamodule={type(datamodule).__name__} and loaders ({', '.join(both)}) are "
+                    "both given: pass one of them, the data module brings its own loaders"
                 )
         self.model, self.datamodule = model, datamodule
         self.given = {name: loader for name, loader in given.items() if loader is not None}
 
     def source(self, name: str, base: type) -> Any:
-        """What makes the loader ``name`` (``train_dataloader`` ...): a loader, a method, or None."""
+        """What makes the loader ``name`` (``train_dataloader`` ...): a loader, method or None."""
         if name in self.given:
             return self.given[name]
         for owner in (self.datamodule, self.model):
@@ -62,19 +65,22 @@ class Loaders:
                 return getattr(owner, name)
         return None
 
+    def _ask(self, name: str, base: type) -> Any:
+        source = self.source(name, base)
+        return source() if callable(source) and name not in self.given else source
+
     def request_train(self, base: type, settings: Any) -> None:
         """Ask for the training loader and count its batches."""
-        source = self.source("train_dataloader", base)
-        if source is None:
+        if self.source("train_dataloader", base) is None:
             raise MisconfigurationException(
-                "no training data: pass train_dataloader= to fit, or define train_dataloader() on the module or "
-                "the data module"
+                "no training data: pass train_dataloader= to fit, or define train_dataloader() on "
+                "the module or the data module"
             )
-        loader = source() if callable(source) and "train_dataloader" not in self.given else source
+        loader = self._ask("train_dataloader", base)
         if loader is None or not hasattr(loader, "__iter__"):
             raise MisconfigurationException(
-                f"the training loader is {loader!r} ({type(loader).__name__}): it must be a DataLoader or another "
-                "iterable of batches"
+                f"the training loader is {loader!r} ({type(loader).__name__}): it must be a "
+                "DataLoader or another iterable of batches"
             )
         if settings.overfit_batches:
             loader = unshuffled(loader)
@@ -86,10 +92,9 @@ class Loaders:
 
     def request_evaluation(self, stage: str, base: type, settings: Any) -> None:
         """Ask for the loaders of ``stage`` (validate, test, predict) and count their batches."""
-        name = {"validate": "val_dataloader", "test": "test_dataloader", "predict": "predict_dataloader"}[stage]
+        name = LOADERS[stage]
         limit_name = f"limit_{name.split('_')[0]}_batches"
-        source = self.source(name, base)
-        loaders = source() if callable(source) and name not in self.given else source
+        loaders = self._ask(name, base)
         if loaders is None:
             found: list[Any] = []
         elif isinstance(loaders, (list, tuple)):
@@ -99,16 +104,15 @@ class Loaders:
         if any(loader is None for loader in found):
             raise MisconfigurationException(f"{name} holds None: give loaders only, or none at all")
         if settings.overfit_batches and stage != "predict" and found:
-            train = self.source("train_dataloader", base)
+            train = self._ask("train_dataloader", base)
             if train is not None:
-                loader = train() if callable(train) and "train_dataloader" not in self.given else train
-                found = [unshuffled(loader) for _ in found]
+                found = [unshuffled(train) for _ in found]
         if stage != "predict" and not settings.overfit_batches:
             for loader in found:
                 if _shuffles(loader):
                     warnings.warn(
-                        f"a loader of {name} shuffles: its results do not depend on the order, and last batches may "
-                        "differ from run to run; pass shuffle=False",
+                        f"a loader of {name} shuffles: its results do not depend on the order, "
+                        "and last batches may differ from run to run; pass shuffle=False",
                         UserWarning,
                         stacklevel=4,
                     )
@@ -116,24 +120,27 @@ class Loaders:
             _seed_workers(loader)
         limit = getattr(settings, limit_name)
         self.evaluation[stage] = found
-        self.num_batches[stage] = [limited(batches_of(loader), limit, limit_name, floor=1) for loader in found]
+        self.num_batches[stage] = [
+            limited(batches_of(loader), limit, limit_name, floor=1) for loader in found
+        ]
 
     def val_check_batch(self, interval: float) -> float:
-        """After how many batches of an epoch to validate; infinity: at the end of data of unknown length."""
+        """After how many batches to validate; infinity: at the end of data of unknown length."""
         count = self.num_training_batches
         if isinstance(interval, int):
             if count and interval > count:
                 raise MisconfiguredValue(
-                    f"val_check_interval={interval} is longer than the epoch, which has {int(count)} batches: "
-                    "validation would never run; use at most that, or a share of the epoch such as 0.5"
+                    f"val_check_interval={interval} is longer than the epoch, which has "
+                    f"{int(count)} batches: validation would never run; use at most that, or a "
+                    "share of the epoch such as 0.5"
                 )
             return interval
         if count == INFINITE:
             if interval == 1.0:
                 return INFINITE
             raise MisconfiguredValue(
-                f"val_check_interval={interval} is a share of the training epoch, whose length is unknown: use "
-                "1.0 for its end, or an int for a number of batches"
+                f"val_check_interval={interval} is a share of the training epoch, whose length is "
+                "unknown: use 1.0 for its end, or an int for a number of batches"
             )
         return max(1, int(count * interval))
 
@@ -160,13 +167,14 @@ def limited(count: float, limit: float, name: str, *, floor: int) -> float:
         if limit == 1.0:
             return count
         raise MisconfiguredValue(
-            f"{name}={limit} is a share of a loader whose length is unknown: use an int for a number of batches"
+            f"{name}={limit} is a share of a loader whose length is unknown: use "
+            "an int for a number of batches"
         )
     batches = int(count * limit)
     if batches < floor and count:
         raise MisconfiguredValue(
-            f"{name}={limit} of {int(count)} batches is less than one batch: use at least {1 / count:.4g}, an int "
-            "for a number of batches, or 0 to switch the loop off"
+            f"{name}={limit} of {int(count)} batches is less than one batch: use at least "
+            f"{1 / count:.4g}, an int for a number of batches, or 0 to switch the loop off"
         )
     return batches
 
@@ -181,7 +189,8 @@ def unshuffled(loader: Any) -> Any:
             f"{type(loader.sampler).__name__}: pass a loader without a sampler of its own"
         )
     warnings.warn(
-        "overfit_batches uses the same batches in every epoch: shuffling of the training loader is off",
+        "overfit_batches uses the same batches in every epoch: shuffling "
+        "of the training loader is off",
         UserWarning,
         stacklevel=5,
     )
@@ -202,19 +211,17 @@ def unshuffled(loader: Any) -> Any:
 
 
 def _seed_workers(loader: Any) -> None:
-    """Seed the workers' NumPy and Python streams too, where ``seed_everything(workers=True)`` asked for it."""
+    """Seed the workers' NumPy and Python streams too, where ``workers=True`` asked for it."""
     wanted = os.environ.get(WORKERS_VARIABLE) == "1"
     if wanted and isinstance(loader, DataLoader) and loader.worker_init_fn is None:
         loader.worker_init_fn = seed_worker
 
 
 def _shuffles(loader: Any) -> bool:
-    return isinstance(loader, DataLoader) and isinstance(getattr(loader, "sampler", None), RandomSampler)
+    return isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler)
 
 
 def _defined(datamodule: Any, name: str) -> bool:
     from leyden.datamodule import LightningDataModule
 
     return overrides(datamodule, name, LightningDataModule)
-
-
