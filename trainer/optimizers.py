@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from leyden.engine.errors import MisconfigurationException, ReportedValue
 
@@ -23,14 +23,21 @@ SCHEDULER_DEFAULTS: dict[str, Any] = {
     "strict": True,
 }
 FORMS = (
-    "an optimizer; a list of optimizers; two lists, optimizers and schedulers; a dict with 'optimizer' and maybe "
-    "'lr_scheduler' and 'monitor'; a list of such dicts, maybe with 'frequency'; or None"
+    "an optimizer; a list of optimizers; two lists, optimizers and schedulers; a dict with "
+    "'optimizer' and maybe 'lr_scheduler' and 'monitor'; a list of such dicts, maybe with "
+    "'frequency'; or None"
 )
 
 
 @dataclass
 class OptimizerSet:
-    """The optimizers of a run, its scheduler entries, and batches in a row for each optimizer (or none)."""
+    """What a run steps.
+
+    Attributes:
+        optimizers: in the order of their indices.
+        schedulers: dicts with the keys of ``SCHEDULER_DEFAULTS``.
+        frequencies: batches in a row for each optimizer; empty: all on every batch.
+    """
 
     optimizers: list[Any] = field(default_factory=list)
     schedulers: list[dict[str, Any]] = field(default_factory=list)
@@ -43,7 +50,7 @@ class IdleOptimizer(Optimizer):
     def __init__(self) -> None:
         super().__init__([nn.Parameter(Tensor(0))], {})
 
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """Evaluate the closure, if there is one."""
         return None if closure is None else closure()
 
@@ -62,7 +69,8 @@ def configured(returned: Any) -> OptimizerSet:
     """
     if returned is None:
         warnings.warn(
-            "configure_optimizers returned None: this run trains without an optimizer, no parameter will change",
+            "configure_optimizers returned None: this run trains without an optimizer, no "
+            "parameter will change",
             UserWarning,
             stacklevel=3,
         )
@@ -93,8 +101,8 @@ def _from_dicts(entries: Sequence[dict[str, Any]]) -> OptimizerSet:
         if "optimizer" not in entry or unknown:
             what = f"has unknown keys {sorted(unknown)}" if unknown else "has no 'optimizer'"
             raise MisconfigurationException(
-                f"a dict that configure_optimizers returned {what}: it may hold 'optimizer', 'lr_scheduler', "
-                "'monitor' and 'frequency'"
+                f"a dict that configure_optimizers returned {what}: it may hold 'optimizer', "
+                "'lr_scheduler', 'monitor' and 'frequency'"
             )
         found.optimizers.append(entry["optimizer"])
         scheduler = entry.get("lr_scheduler")
@@ -105,12 +113,14 @@ def _from_dicts(entries: Sequence[dict[str, Any]]) -> OptimizerSet:
     given = [value for value in frequencies if value is not None]
     if given and len(given) != len(entries):
         raise ReportedValue(
-            f"configure_optimizers gave a 'frequency' for {len(given)} of {len(entries)} optimizers: give it for "
-            "all of them or for none"
+            f"configure_optimizers gave a 'frequency' for {len(given)} of {len(entries)} "
+            "optimizers: give it for all of them or for none"
         )
     for value in given:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise MisconfigurationException(f"the optimizer frequency {value!r} is not an int of at least 1")
+            raise MisconfigurationException(
+                f"the optimizer frequency {value!r} is not an int of at least 1"
+            )
     found.frequencies = given if len(given) > 1 else []
     return found
 
@@ -119,7 +129,8 @@ def _check_optimizers(optimizers: Sequence[Any]) -> None:
     for optimizer in optimizers:
         if not isinstance(optimizer, Optimizer):
             raise MisconfigurationException(
-                f"configure_optimizers gave {optimizer!r} ({type(optimizer).__name__}) as an optimizer: return {FORMS}"
+                f"configure_optimizers gave {optimizer!r} ({type(optimizer).__name__}) as an "
+                f"optimizer: return {FORMS}"
             )
 
 
@@ -136,7 +147,8 @@ def _entry(scheduler: Any, monitor: str | None = None) -> dict[str, Any]:
             )
         if scheduler.get("scheduler") is None:
             raise MisconfigurationException(
-                f"the lr_scheduler dict {scheduler!r} holds no scheduler: put it under the key 'scheduler'"
+                f"the lr_scheduler dict {scheduler!r} holds no scheduler: put it under the key "
+                "'scheduler'"
             )
         entry = {**SCHEDULER_DEFAULTS, **scheduler}
     else:
@@ -144,15 +156,20 @@ def _entry(scheduler: Any, monitor: str | None = None) -> dict[str, Any]:
     if monitor is not None and entry["monitor"] is None:
         entry["monitor"] = monitor
     inner = entry["scheduler"]
-    if not hasattr(inner, "step"):
+    if not callable(getattr(inner, "step", None)):
         raise MisconfigurationException(
-            f"configure_optimizers gave {inner!r} ({type(inner).__name__}) as a scheduler: it has no step()"
+            f"configure_optimizers gave {inner!r} ({type(inner).__name__}) as a scheduler: it has "
+            "no step()"
         )
     if entry["interval"] not in ("epoch", "step"):
-        raise MisconfigurationException(f"interval={entry['interval']!r} of a scheduler: use 'epoch' or 'step'")
+        raise MisconfigurationException(
+            f"interval={entry['interval']!r} of a scheduler: use 'epoch' or 'step'"
+        )
     frequency = entry["frequency"]
     if isinstance(frequency, bool) or not isinstance(frequency, int) or frequency < 1:
-        raise MisconfigurationException(f"frequency={frequency!r} of a scheduler is not an int of at least 1")
+        raise MisconfigurationException(
+            f"frequency={frequency!r} of a scheduler is not an int of at least 1"
+        )
     if isinstance(inner, ReduceLROnPlateau):
         entry["reduce_on_plateau"] = True
     if entry["reduce_on_plateau"] and entry["monitor"] is None:
@@ -160,6 +177,4 @@ def _entry(scheduler: Any, monitor: str | None = None) -> dict[str, Any]:
             "ReduceLROnPlateau needs the name of the metric that it watches: return "
             "{'optimizer': optimizer, 'lr_scheduler': scheduler, 'monitor': 'val_loss'}"
         )
-    if not entry["reduce_on_plateau"] and not isinstance(inner, LRScheduler) and not callable(inner.step):
-        raise MisconfigurationException(f"{inner!r} is no learning-rate scheduler")
     return entry
