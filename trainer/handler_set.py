@@ -32,7 +32,7 @@ class HandlerSet:
         self._found: dict[str | type, Any] = {}
 
     def add(self, handler: Any, *, origin: str = "trainer.handlers.add") -> Any:
-        """Attach a handler (ours, ignite's, or anything with ``attach(engine)``) and give it back."""
+        """Attach a handler (ours, ignite's, anything with ``attach(engine)``) and give it back."""
         if not callable(getattr(handler, "attach", None)):
             raise TypeError(
                 f"{handler!r} has no attach(engine): pass a leyden or ignite handler, or use "
@@ -93,8 +93,8 @@ class HandlerSet:
                 handler.detach(engine)
         except AttributeError:
             raise TypeError(
-                f"{type(handler).__name__} cannot be removed: it has no detach(); remove its functions with "
-                "trainer.engine.remove_event_handler"
+                f"{type(handler).__name__} cannot be removed: it has no detach(); remove its "
+                "functions with trainer.engine.remove_event_handler"
             ) from None
 
     def __iter__(self) -> Iterator[Any]:
