@@ -1,9 +1,9 @@
 """From a LightningModule to the process functions of the engines."""
 
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
-
 
 from leyden.engine.errors import MisconfigurationException, ReportedValue
 from leyden.engine.step import TrainingStep
@@ -16,9 +16,11 @@ from leyden.overrides import overrides
 __all__ = ["evaluation_step", "training_step", "verify"]
 
 STEPS = {"validate": "validation", "test": "test", "predict": "predict"}
+#: What a module may do instead of the training step's own way.
+HOOKED = ("training_step_end", "backward", "optimizer_step", "optimizer_zero_grad")
 
 
-def verify(model: Any, stage: str, *, has_loader: bool = True) -> None:
+def verify(model: Any, stage: str) -> None:
     """Check that the module has what the loop needs, before anything of it runs.
 
     Raises:
@@ -26,17 +28,21 @@ def verify(model: Any, stage: str, *, has_loader: bool = True) -> None:
     """
     if not isinstance(model, LightningModule):
         raise MisconfigurationException(
-            f"the model is a {type(model).__name__}, not a LightningModule: derive it from leyden.LightningModule, or "
-            "compose leyden.engine.Engine with handlers yourself"
+            f"the model is a {type(model).__name__}, not a LightningModule: derive it from "
+            "leyden.LightningModule, or compose leyden.engine.Engine with handlers yourself"
         )
     if stage != "fit":
         name = f"{STEPS[stage]}_step"
         if stage != "predict" and not overrides(model, name, LightningModule):
-            raise MisconfigurationException(f"{type(model).__name__} has no {name}(): define it to run this loop")
+            raise MisconfigurationException(
+                f"{type(model).__name__} has no {name}(): define it to run this loop"
+            )
         return
     for name in ("training_step", "configure_optimizers"):
         if not overrides(model, name, LightningModule):
-            raise MisconfigurationException(f"{type(model).__name__} has no {name}(): fit cannot train without it")
+            raise MisconfigurationException(
+                f"{type(model).__name__} has no {name}(): fit cannot train without it"
+            )
 
 
 def training_step(
@@ -49,22 +55,24 @@ def training_step(
     takes_index = several and _names(step, "optimizer_idx")
     if several and not takes_index and not manual:
         raise ReportedValue(
-            f"{type(model).__name__} has {len(parts.optimizers)} optimizers, but its training_step takes no "
-            "'optimizer_idx': add that argument, or optimize by hand (self.automatic_optimization = False)"
+            f"{type(model).__name__} has {len(parts.optimizers)} optimizers, but its training_step "
+            "takes no 'optimizer_idx': add that argument, or optimize by hand "
+            "(self.automatic_optimization = False)"
         )
     split = settings.truncated_bptt_steps
     if split is not None and not _names(step, "hiddens"):
         raise MisconfigurationException(
-            f"truncated_bptt_steps={split} hands hidden states on, but the training_step of {type(model).__name__} "
-            "takes no 'hiddens': add that argument"
+            f"truncated_bptt_steps={split} hands hidden states on, but the training_step of "
+            f"{type(model).__name__} takes no 'hiddens': add that argument"
         )
     has = {name: overrides(model, name, LightningModule) for name in HOOKED}
     if settings.accumulate_grad_batches not in (1, {0: 1}) and not manual:
         for name in ("optimizer_step", "optimizer_zero_grad"):
             if has[name]:
                 raise MisconfigurationException(
-                    f"accumulate_grad_batches={settings.accumulate_grad_batches} and an overridden {name} do not go "
-                    "together, both decide when to step: use accumulate_grad_batches=1 or remove the override"
+                    f"accumulate_grad_batches={settings.accumulate_grad_batches} and an overridden "
+                    f"{name} do not go together, both decide when to step: use "
+                    "accumulate_grad_batches=1 or remove the override"
                 )
 
     def own_optimizer_step(optimizer: Any, index: int, closure: Callable[[], Any]) -> Any:
@@ -80,9 +88,13 @@ def training_step(
             using_lbfgs=type(optimizer.optimizer).__name__ == "LBFGS",
         )
 
+    def untoggle(optimizer: Any, index: int) -> None:
+        model.untoggle_optimizer(optimizer)
+
     def own_zero_grad(optimizer: Any, index: int) -> Any:
         return model.optimizer_zero_grad(trainer.current_epoch, trainer.batch_idx, optimizer, index)
 
+    toggles = several and not manual
     return TrainingStep(
         step,
         parts.optimizers,
@@ -95,15 +107,12 @@ def training_step(
         backward=model.backward if has["backward"] else None,
         optimizer_step=own_optimizer_step if has["optimizer_step"] else None,
         zero_grad=own_zero_grad if has["optimizer_zero_grad"] else None,
-        toggle=model.toggle_optimizer if several and not manual else None,
-        untoggle=(lambda optimizer, index: model.untoggle_optimizer(optimizer)) if several and not manual else None,
+        toggle=model.toggle_optimizer if toggles else None,
+        untoggle=untoggle if toggles else None,
         keep_outputs=keep_outputs,
         on_none=_NoneWarning(),
         scope=scope,
     )
-
-
-HOOKED = ("training_step_end", "backward", "optimizer_step", "optimizer_zero_grad")
 
 
 class _NoneWarning:
@@ -116,23 +125,26 @@ class _NoneWarning:
         if not self.warned:
             self.warned = True
             warnings.warn(
-                "training_step returned None: this batch changes no parameter; return None only to skip a batch",
+                "training_step returned None: this batch changes no parameter; return None only "
+                "to skip a batch",
                 UserWarning,
                 stacklevel=5,
             )
 
 
-def evaluation_step(model: Any, stage: str, *, scope: Any, started: Callable[..., Any] | None) -> EvaluationStep:
+def evaluation_step(
+    model: Any, stage: str, *, scope: Any, started: Callable[..., Any] | None
+) -> EvaluationStep:
     """The step of one evaluation batch."""
     name = f"{STEPS[stage]}_step"
     step = getattr(model, name)
     end = f"{name}_end"
-    takes = accepted(step, 0)
+    ends = stage != "predict" and overrides(model, end, LightningModule)
     return EvaluationStep(
         step,
         name=name,
-        step_end=getattr(model, end) if stage != "predict" and overrides(model, end, LightningModule) else None,
-        takes=takes,
+        step_end=getattr(model, end) if ends else None,
+        takes=accepted(step, 0),
         started=started,
         scope=scope,
     )
@@ -145,12 +157,8 @@ def _automatic(model: Any, settings: Any) -> bool:
 
 
 def _names(function: Callable[..., Any], name: str) -> bool:
-    import inspect
-
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return True
     return name in parameters or any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
-
-
