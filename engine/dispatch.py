@@ -65,6 +65,7 @@ class Channel:
         due: the run loop calls :meth:`fire` where its counter is not below this. -1 where something
             runs each time, or where the loop has to look up; ``NEVER`` where nothing runs.
         handlers: the registry's list, None where nothing was ever attached.
+        watchers: told of everything done here; see ``engine/watching.py``.
     """
 
     __slots__ = (
@@ -82,11 +83,13 @@ class Channel:
         "event",
         "handlers",
         "live",
+        "watchers",
     )
 
     def __init__(self, hub: Hub, event: Any) -> None:
         self.event = event
         self.handlers: HandlerList | None = None
+        self.watchers: tuple[Any, ...] = ()
         self._hub = hub
         self._each: tuple[tuple[int, Call, Record], ...] = ()
         self._filters: tuple[Filter, ...] = ()

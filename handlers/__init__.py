@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from leyden.handlers.nan_termination import NanTermination
     from leyden.handlers.optimizer_step import OptimizerStep
     from leyden.handlers.position import Position
+    from leyden.handlers.profiling import Profiling
     from leyden.handlers.progress import ProgressBar
     from leyden.handlers.progress_base import ProgressBarBase
     from leyden.handlers.rich_progress import RichProgressBar
@@ -65,6 +66,7 @@ __all__ = [
     "Order",
     "Outputs",
     "Position",
+    "Profiling",
     "ProgressBar",
     "ProgressBarBase",
     "RichProgressBar",
@@ -103,6 +105,7 @@ _FILES = {
     "NanTermination": "nan_termination",
     "OptimizerStep": "optimizer_step",
     "Position": "position",
+    "Profiling": "profiling",
     "ProgressBar": "progress",
     "ProgressBarBase": "progress_base",
     "RichProgressBar": "rich_progress",

@@ -1,7 +1,8 @@
 """From arguments to handlers: one table, one entry a feature, in the order they are attached.
 
-An entry reads some arguments and gives a handler, or None where they switch the feature off: nothing that is
-switched off is attached. Which handler runs first on an event is declared on the handlers, not here.
+An entry reads some arguments and gives a handler, or None where they switch the feature off:
+nothing that is switched off is attached. Which handler runs first on an event is declared on the
+handlers, not here.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from leyden.handlers.logger_flush import LoggerFlush
 from leyden.handlers.logger_lifecycle import LoggerLifecycle
 from leyden.handlers.nan_termination import NanTermination
 from leyden.handlers.position import Position
+from leyden.handlers.profilers import PassThroughProfiler
+from leyden.handlers.profiling import Profiling
 from leyden.handlers.sampler_epoch import SamplerEpoch
 from leyden.handlers.stopping import Stopping
 from leyden.handlers.summary_printer import SummaryPrinter
@@ -131,6 +134,16 @@ def _flags(settings: Any, run: Run) -> Any:
     return TorchFlags(deterministic=settings.deterministic, benchmark=settings.benchmark)
 
 
+def _profiling(settings: Any, run: Run) -> Any:
+    if type(settings.profiler) is PassThroughProfiler:
+        return None
+    return Profiling(
+        settings.profiler,
+        evaluators=run.evaluators.values(),
+        log_dir=lambda: run.trainer.log_dir,
+    )
+
+
 def _summary(settings: Any, run: Run) -> Any:
     return None if settings.weights_summary is None else SummaryPrinter(settings.weights_summary)
 
@@ -142,6 +155,7 @@ def _sampler_epoch(settings: Any, run: Run) -> Any:
 ASSEMBLY: tuple[Feature, ...] = (
     Feature((), lambda settings, run: Position()),
     Feature(("deterministic", "benchmark"), _flags),
+    Feature(("profiler",), _profiling),
     Feature(("weights_summary",), _summary),
     Feature(("max_steps", "min_steps", "min_epochs"), _stopping),
     Feature(("reload_dataloaders_every_epoch",), _reload),

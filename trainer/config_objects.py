@@ -138,10 +138,10 @@ def flag_or_text(name: str, value: Any) -> bool | str:
 
 
 def profiler(name: str, value: Any) -> Any:
-    """Accept None, a bool, ``'simple'``, ``'advanced'``, ``'pytorch'``, or a profiler object."""
-    allowed = "pass None, True, 'simple', 'advanced', or a profiler object"
+    """Accept None, a bool, ``'simple'``, ``'advanced'``, ``'pytorch'``, ``'trace'`` or an object."""
+    allowed = "pass None, True, 'simple', 'advanced', 'pytorch', 'trace', or a profiler object"
     if isinstance(value, str):
-        if value.lower() not in ("simple", "advanced", "pytorch"):
+        if value.lower() not in ("simple", "advanced", "pytorch", "trace"):
             refuse(ReportedValue, name, value, f"is no known profiler: {allowed}")
         return value.lower()
     if value is None or isinstance(value, bool):

@@ -127,12 +127,6 @@ NOT_YET: dict[str, NotYet] = {
         "the batch size finder is not built yet",
         "choose the size in train_dataloader",
     ),
-    "profiler": NotYet(
-        lambda v: v != "pytorch" if isinstance(v, str) else True,
-        "None, 'simple', 'advanced' or a profiler object",
-        "the PyTorch profiler is not built yet",
-        "use torch.profiler around fit",
-    ),
 }
 
 

@@ -14,6 +14,7 @@ from leyden.handlers.profilers import AdvancedProfiler, PassThroughProfiler, Sim
 from leyden.handlers.progress import ProgressBar, ProgressBarBase
 from leyden.handlers.pytorch_profiler import PyTorchProfiler
 from leyden.handlers.timer import Timer
+from leyden.handlers.trace import Trace
 from leyden.run import Run
 from leyden.settings import Settings
 
@@ -33,6 +34,7 @@ PROFILERS = {
     "simple": SimpleProfiler,
     "advanced": AdvancedProfiler,
     "pytorch": PyTorchProfiler,
+    "trace": Trace,
 }
 
 # What run.features keeps of this file: the callbacks of the list that are attached, and the bar

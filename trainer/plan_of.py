@@ -1,14 +1,12 @@
 """Collect the plan of a run from its engines."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from leyden.engine import Engine
 from leyden.engine.events import Events, TrainerEvents
 from leyden.engine.filters import Filter
-from leyden.engine.records import Entry
-from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.naming import handler_name, handler_origin
 from leyden.plan import Line, Plan
 from leyden.plan_counts import Counts, counts_of, passes
 from leyden.run import Run
@@ -80,11 +78,7 @@ def _lines(engine: Engine, stage: str, times: dict[str, int]) -> Iterator[tuple[
     for entry in engine.entries():
         event = str(getattr(entry.event, "name", entry.event))
         owner = entry.owner or getattr(entry.handler, "__self__", None)
-        origin = (
-            "attached by hand"
-            if owner is None
-            else getattr(owner, "origin", "") or "attached by hand"
-        )
+        origin = handler_origin(entry.handler, entry.owner)
         filter_: Filter | None = entry.filter
         when = _pace(owner, event) if filter_ is None else str(filter_)
         total = times.get(event)
@@ -94,7 +88,8 @@ def _lines(engine: Engine, stage: str, times: dict[str, int]) -> Iterator[tuple[
             if entry.order == getattr(owner, "order", None)
             else ""
         )
-        yield event, Line(stage, event, entry.order, _name(entry), when, called, origin, reason)
+        name = handler_name(entry.handler, entry.owner)
+        yield event, Line(stage, event, entry.order, name, when, called, origin, reason)
 
 
 def _pace(owner: Any, event: str) -> str:
@@ -105,30 +100,6 @@ def _pace(owner: Any, event: str) -> str:
         if isinstance(value, int) and value > 1:
             return f"each {value} {attribute.removeprefix('every_n_')}"
     return ""
-
-
-def _name(entry: Entry) -> str:
-    """Class and method, as short as they are clear."""
-    owner, handler = entry.owner, entry.handler
-    bound = getattr(handler, "__self__", None)
-    name = str(getattr(handler, "__name__", ""))
-    model = getattr(owner, "model", None)
-    if isinstance(handler, partial):
-        return f"partial({getattr(handler.func, '__name__', type(handler.func).__name__)})"
-    if bound is not None and not isinstance(bound, type):
-        return f"{type(bound).__name__}.{name.lstrip('_')}"
-    if not name:
-        return type(handler).__name__
-    local = str(getattr(handler, "__qualname__", name)).split("<locals>.")[-1]
-    if isinstance(owner, CallbackBase):
-        return f"{type(owner).__name__}.{name}"  # where a base class defines the hook, too
-    if "." in local and callable(getattr(model, name, None)):
-        return f"{type(model).__name__}.{name}"
-    if name == "<lambda>":
-        local = "a lambda"
-    if owner is not None and "." not in local:
-        return f"{type(owner).__name__}.{local.lstrip('_')}"
-    return local
 
 
 def _step_lines(run: Run, settings: Settings, counts: Counts) -> Iterator[tuple[str, Line]]:

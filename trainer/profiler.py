@@ -7,6 +7,7 @@ from leyden.handlers.profilers import (
     SimpleProfiler,
 )
 from leyden.handlers.pytorch_profiler import PyTorchProfiler
+from leyden.handlers.trace import Trace
 
 __all__ = [
     "AdvancedProfiler",
@@ -14,4 +15,5 @@ __all__ = [
     "PassThroughProfiler",
     "PyTorchProfiler",
     "SimpleProfiler",
+    "Trace",
 ]

@@ -46,6 +46,14 @@ def optimizer_step(root: Path) -> Any:
     return leyden.handlers.OptimizerStep(torch.optim.SGD([torch.zeros(1)], lr=1.0))
 
 
+class Ignored:
+    """A profiler that measures nothing."""
+
+    def start(self, name: str) -> None: ...
+
+    def stop(self, name: str) -> None: ...
+
+
 #: How each handler is made. A handler that is not here fails the test below.
 CASES: dict[str, Make] = {
     "DeviceStatsMonitor": lambda root: leyden.handlers.DeviceStatsMonitor(cpu_stats=True),
@@ -70,6 +78,7 @@ CASES: dict[str, Make] = {
     "OptimizerStep": optimizer_step,
     "Outputs": lambda root: leyden.handlers.Outputs(),
     "Position": lambda root: leyden.handlers.Position(),
+    "Profiling": lambda root: leyden.handlers.Profiling(Ignored()),
     "ProgressBar": lambda root: leyden.handlers.ProgressBar(),
     "RichProgressBar": rich_bar,
     "RunningLoss": lambda root: leyden.handlers.RunningLoss(window=3),

@@ -1,0 +1,242 @@
+"""One picture of a run: a timeline in the format of Chrome's and Perfetto's trace viewers."""
+
+import json
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import torch
+
+from leyden.handlers.profilers import BaseProfiler
+
+__all__ = ["Trace"]
+
+_BATCH = 4096  # spans held in memory
+_FOOTER = b'\n],"displayTimeUnit":"ms"}\n'
+
+
+class Trace(BaseProfiler):
+    """Writes what a run does, and when, to a file for ``ui.perfetto.dev`` or ``chrome://tracing``.
+
+    Data wait (``get_train_batch``), step, every handler, validation and the writing of checkpoints
+    are spans that lie inside one another; each rank is a process with a track for each thread.
+    Spans of the user's own come from ``with trainer.profiler.profile("name")``, in any thread.
+
+    The file is written as the run goes on, so memory does not grow, and after each run it is whole.
+    Where several processes train together, each writes a file of its own during the run, and at its
+    end that of rank 0 takes in the others.
+
+    Args:
+        output_filename: the file; rank ``r`` writes ``trace.rank{r}.json``.
+        dirpath: its folder; without it the folder of the logs.
+        limit: spans at most; 1,000,000 are about 100 MB. What comes later is left out, which a
+            warning says.
+        clock: gives nanoseconds, the same for all processes of a machine.
+
+    Attributes:
+        every_handler: tells whoever binds it that it wants each handler by itself.
+        count: spans written so far.
+    """
+
+    every_handler = True
+
+    def __init__(
+        self,
+        output_filename: str | os.PathLike[str] = "trace.json",
+        *,
+        dirpath: str | os.PathLike[str] | None = None,
+        limit: int = 1_000_000,
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        super().__init__(output_filename=output_filename, dirpath=dirpath)
+        if limit < 1:
+            raise ValueError(f"limit={limit} is below 1: it is a number of spans")
+        self.limit = limit
+        self.count = 0
+        self._clock = clock
+        self._begin()
+
+    def _begin(self) -> None:
+        """Have nothing measured and nothing written yet."""
+        self._spans: list[tuple[str, int, int, int]] = []  # name, track, start, end
+        self._begun = threading.local()
+        self._tracks: dict[int, tuple[int, str]] = {}  # by thread: its number and name
+        self._named = 0
+        self._lock = threading.Lock()
+        self._names: dict[str, str] = {}
+        self._path: str | None = None
+        self._end = 0  # bytes of the file that hold spans
+        self._warned = False
+
+    def setup(self, log_dir: str | None = None) -> None:
+        """Note the folder of the logs; another folder than before begins another file."""
+        super().setup(log_dir)
+        if self._path is not None and self.path != self._path:
+            self._flush()
+            self._finish_file()
+            self._path, self._end, self._named, self.count = None, 0, 0, 0
+
+    @property
+    def path(self) -> str:
+        """The file of this process."""
+        found, rank = self.report_path or "trace.json", _rank()
+        stem, suffix = os.path.splitext(found)
+        return found if rank == 0 else f"{stem}.rank{rank}{suffix}"
+
+    def start(self, action_name: str) -> None:
+        """Begin a span."""
+        try:
+            begun = self._begun.stack
+        except AttributeError:
+            begun = self._begun.stack = []
+            with self._lock:
+                number = len(self._tracks) + 1
+                self._tracks[threading.get_ident()] = (number, threading.current_thread().name)
+            self._begun.track = number
+        begun.append((action_name, self._clock()))
+
+    def stop(self, action_name: str) -> None:
+        """End it; spans that began inside it and are still open end with it.
+
+        Raises:
+            ValueError: If it was not started in this thread.
+        """
+        now = self._clock()
+        begun = getattr(self._begun, "stack", [])
+        if not any(name == action_name for name, _ in begun):
+            raise ValueError(
+                f"the span {action_name!r} was never started in this thread, so it cannot be "
+                f"stopped; running now: {', '.join(name for name, _ in begun) or 'none'}"
+            )
+        track = self._begun.track
+        while True:
+            name, since = begun.pop()
+            self._spans.append((name, track, since, now))
+            if name == action_name:
+                break
+        if len(self._spans) >= _BATCH:
+            self._flush()
+
+    def summary(self) -> str:
+        """Say where the file is."""
+        return f"\n\nTrace of {self.count + len(self._spans)} spans: {self.path}\n"
+
+    def describe(self) -> None:
+        """Make the file whole; what is measured afterwards is added to it."""
+        self._flush()
+        self._finish_file()
+
+    def gather(self) -> None:
+        """Put the spans of all processes that train together into the file of rank 0."""
+        self.describe()
+        distributed = torch.distributed
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return
+        if distributed.get_world_size() == 1:
+            return
+        rank = distributed.get_rank()
+        rank = distributed.get_rank()
+        with open(self.path, "rb") as file:
+            own = file.read(self._end)[len(_HEADER) :]
+        everything: list[Any] | None = [None] * distributed.get_world_size() if rank == 0 else None
+        distributed.gather_object(own, everything, dst=0)
+        if everything is None:
+            os.unlink(self.path)
+            self._end = self._named = 0
+            return
+        with open(self.path, "r+b") as file:
+            file.seek(self._end)
+            for others in everything[1:]:
+                if others:
+                    file.write(b",\n" + others)
+            self._end = file.tell()
+            file.write(_FOOTER)
+            file.truncate()
+
+    # ------------------------------------------------------------------ the file
+
+    def _flush(self) -> None:
+        with self._lock:
+            spans, self._spans = self._spans, []
+            room = self.limit - self.count
+            if len(spans) > room:
+                spans = spans[: max(room, 0)]
+                if not self._warned:
+                    self._warned = True
+                    warnings.warn(
+                        f"the trace {self.path} is full after limit={self.limit} spans: what comes "
+                        "later is left out; pass Trainer(profiler=Trace(limit=...)) for more",
+                        stacklevel=3,
+                    )
+            self.count += len(spans)
+            lines = self._metadata()
+            rank, names = _rank(), self._names
+            for name, track, since, until in spans:
+                text = names.get(name)
+                if text is None:
+                    text = names[name] = json.dumps(name)
+                lines.append(
+                    f'{{"name":{text},"ph":"X","pid":{rank},"tid":{track},'
+                    f'"ts":{since / 1000:.3f},"dur":{(until - since) / 1000:.3f}}}'
+                )
+            if lines:
+                self._write(",\n".join(lines).encode())
+
+    def _metadata(self) -> list[str]:
+        """Names of the tracks that are not named in the file yet."""
+        rank, lines = _rank(), []
+
+        def named(kind: str, track: int, **arguments: Any) -> None:
+            event = {"name": kind, "ph": "M", "pid": rank, "tid": track, "args": arguments}
+            lines.append(json.dumps(event))
+
+        if not self._named and self._tracks:
+            named("process_name", 0, name=f"rank {rank}")
+            named("process_sort_index", 0, sort_index=rank)
+        for number, name in list(self._tracks.values())[self._named :]:
+            named("thread_name", number, name="training" if name == "MainThread" else name)
+        self._named = len(self._tracks)
+        return lines
+
+    def _write(self, data: bytes) -> None:
+        path = self._path = self.path
+        if not self._end:
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(path, "r+b" if self._end else "wb") as file:
+            file.seek(self._end)
+            file.write(b",\n" + data if self._end else _HEADER + data)
+            self._end = file.tell()
+            file.truncate()
+
+    def _finish_file(self) -> None:
+        if self._path is not None and self._end:
+            with open(self._path, "r+b") as file:
+                _put(file, self._end, _FOOTER)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is being measured belongs to this process; another one begins a file of its own.
+        kept = ("write_streams", "output_fname", "dirpath", "_log_dir", "_written", "limit")
+        return {**{key: self.__dict__[key] for key in kept}, "count": 0, "_clock": self._clock}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+
+_HEADER = b'{"traceEvents":[\n'
+
+
+def _put(file: BinaryIO, at: int, data: bytes) -> None:
+    file.seek(at)
+    file.write(data)
+    file.truncate()
+
+
+def _rank() -> int:
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank()
+    return next((int(os.environ[n]) for n in ("RANK", "SLURM_PROCID") if os.environ.get(n)), 0)
