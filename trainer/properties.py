@@ -6,6 +6,7 @@ from typing import Any
 
 from leyden.engine import Engine
 from leyden.handler_set import HandlerSet
+from leyden.handlers.accumulation_scheduler import GradientAccumulationScheduler
 from leyden.handlers.early_stopping import EarlyStopping
 from leyden.handlers.model_checkpoint import ModelCheckpoint
 from leyden.handlers.progress import ProgressBarBase
@@ -342,6 +343,15 @@ class TrainerProperties(HardwareProperties):
     @accumulate_grad_batches.setter
     def accumulate_grad_batches(self, value: int | dict[int, int]) -> None:
         self._change("accumulate_grad_batches", value)
+
+    @property
+    def accumulation_scheduler(self) -> GradientAccumulationScheduler:
+        """The schedule of the numbers of batches to a step: the callback, else the argument's."""
+        for callback in self.callbacks:
+            if isinstance(callback, GradientAccumulationScheduler):
+                return callback
+        factor = self._settings.accumulate_grad_batches
+        return GradientAccumulationScheduler(factor if isinstance(factor, dict) else {0: factor})
 
     @property
     def default_root_dir(self) -> str:

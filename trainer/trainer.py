@@ -1,7 +1,9 @@
 """The Trainer: Lightning's signature and methods over a set of handlers. No feature lives here."""
 
+import difflib
 import inspect
 import os
+import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -300,8 +302,10 @@ class Trainer(TrainerProperties):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in CHECKS and getattr(getattr(type(self), name, None), "fset", None) is None:
             self._change(name, value)
-        else:
-            object.__setattr__(self, name, value)
+            return
+        if name[0] != "_" and not hasattr(type(self), name) and name not in self.__dict__:
+            _warn_of_slip(name)
+        object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
         if name in CHECKS:
@@ -386,6 +390,18 @@ def _by_position(positional: tuple[Any, ...]) -> MisconfiguredType:
         f"Trainer got {len(positional)} positional argument{'s' * (len(positional) > 1)}, and "
         f"takes none: {cure}"
     )
+
+
+def _warn_of_slip(name: str) -> None:
+    """Attributes of the user's own are welcome; ``trainer.max_epoch = 5`` is hardly one."""
+    near = difflib.get_close_matches(name, CHECKS, n=1, cutoff=0.85)
+    if near:
+        warnings.warn(
+            f"trainer.{name} is no argument of the Trainer, so setting it changes nothing: did you "
+            f"mean trainer.{near[0]}?",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _later(

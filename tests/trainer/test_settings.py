@@ -223,6 +223,21 @@ def test_other_attributes_are_the_users_own() -> None:
         made.other  # noqa: B018
 
 
+def test_a_slip_of_the_pen_is_told() -> None:
+    made: Any = leyden.Trainer(**QUIET)
+    with pytest.warns(UserWarning, match=r"did you mean trainer\.max_epochs"):
+        made.max_epoch = 5
+    assert made.max_epochs == 1000
+
+
+def test_the_schedule_of_accumulation_can_be_read() -> None:
+    made = leyden.Trainer(**QUIET, accumulate_grad_batches=3)
+    assert made.accumulation_scheduler.scheduling == {0: 3}
+    assert made.accumulation_scheduler.going_to_accumulate_grad_batches()
+    own = leyden.callbacks.GradientAccumulationScheduler({2: 4})
+    assert leyden.Trainer(**QUIET, callbacks=[own]).accumulation_scheduler is own
+
+
 def test_signatures_of_methods_are_those_of_lightning() -> None:
     assert list(inspect.signature(leyden.Trainer.fit).parameters) == [
         "self",
