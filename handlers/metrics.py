@@ -285,6 +285,10 @@ class MetricRecorder:
         self._returned.clear()
         self._grad_norms.clear()
 
+    def has_values(self) -> bool:
+        """Whether the running batch has values that `train_batch_ended` will show."""
+        return bool(self._pending or self._returned or self._grad_norms)
+
     def row_due(self, force: bool = False) -> bool:
         """Whether the running step's row goes to the logger; who measures only for the row asks."""
         if force or self.fast_dev_run:

@@ -71,7 +71,9 @@ class ModuleHandler(Handler):
         output = state.output
         if type(output) is dict and ("log" in output or "progress_bar" in output):
             self.recorder.train_step_output(output, state.loss)
-        self.recorder.train_batch_ended(write=state.closed_at == state.iteration, force=self.flush())
+        recorder = self.recorder
+        force = recorder.has_values() and self.flush()
+        recorder.train_batch_ended(write=state.closed_at == state.iteration, force=force)
 
     def _end_epoch(self, engine: Engine) -> None:
         result = None
