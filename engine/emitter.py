@@ -3,6 +3,9 @@
 ``engine.py`` adds the run to it.
 """
 
+# ignite's engine has plain attributes where this has properties: pyright takes that for an error.
+# pyright: reportIncompatibleVariableOverride=false
+
 import difflib
 import inspect
 import logging
@@ -313,8 +316,9 @@ class Emitter(ignite.engine.engine.Engine):
     def _report(self, channel: Channel, error: BaseException) -> None:
         """Tell every listener of an error; their own errors are noted with it, and stop nobody."""
         for handler, another in channel.deliver_each(self, error):
-            if hasattr(error, "add_note"):  # Python 3.11
-                error.add_note(f"While it was handled, {handler} raised {another!r}")
+            note = getattr(error, "add_note", None)  # Python 3.11
+            if note is not None:
+                note(f"While it was handled, {handler} raised {another!r}")
             self.logger.error("%s failed while it handled %r", handler, error, exc_info=another)
 
     # Requests: what ignite keeps in three attributes.
