@@ -1,11 +1,9 @@
 """Where a run stands and where it goes on: the counters, the data, and what is saved of both."""
 
-from collections 
-
 # ignite's engine has plain attributes where this has properties: pyright takes that for an error.
 # pyright: reportIncompatibleVariableOverride=false
 
-import OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 

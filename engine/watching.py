@@ -77,7 +77,8 @@ def unwatch(engine: Emitter, watcher: Watcher, events: Iterable[Any] | None = No
         if channel.watchers:
             channel.watchers = tuple(known for known in channel.watchers if known is not watcher)
         if not channel.watchers and type(channel) is WatchedChannel:
-            channel.__class__ = Channel
+            plain: Any = channel  # to a checker it is a WatchedChannel for good
+            plain.__class__ = Channel
             # Compiled already: only what the loop looks at has to be found again.
             channel.live, channel.due = bool(channel.handlers) or channel._hub.tapped, -1
 
