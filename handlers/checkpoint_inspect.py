@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["TensorInfo", "Unknown", "inspect"]
+__all__ = ["TensorInfo", "Unknown", "inspect", "peek"]
 
 _DTYPES = {
     "DoubleStorage": ("float64", 8),
@@ -148,6 +148,28 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
         info.numel for _, info in _tensors(found.get("state_dict"), "", set())
     )
     return result
+
+
+def peek(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the plain data of a checkpoint, with a :class:`TensorInfo` for each tensor.
+
+    Nothing is checked, and no tensor is read: this is quick however large the file.
+
+    Raises:
+        ValueError: It is no zip archive of torch's that holds a dict.
+        OSError: It cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            main = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            found = _Reader(io.BytesIO(archive.read(main))).load()
+    except OSError:
+        raise
+    except Exception as error:  # a pickle may fail in any way
+        raise ValueError(f"{str(path)!r} cannot be looked into ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{str(path)!r} holds a {type(found).__name__}, not a dict")
+    return found
 
 
 class _Reader(pickle.Unpickler):

@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 from leyden.handlers.checkpoint_archive import DamagedCheckpoint, filesystem_of, load, verify
+from leyden.handlers.checkpoint_inspect import peek
 from leyden.handlers.checkpoint_names import default_directory, is_remote
 
 __all__ = ["WORDS", "choose"]
@@ -22,13 +23,34 @@ def choose(trainer: Any, word: str) -> str | None:
 
     Looked at are the directories of the run's ModelCheckpoints. Where the logger numbers them, and
     this run has a new number, those of the earlier runs follow, the latest first. A damaged file is
-    named in a warning and skipped. ``"best"`` is what the newest whole file remembers as best.
+    named in a warning and skipped; one that an exception left in the middle of a step comes last,
+    since no run goes on exactly from there. ``"best"`` is what the newest whole file remembers as
+    best.
     """
     for files in map(_checkpoints, _directories(trainer)):
-        newest = next((path for path in files if _whole(path)), None)
+        newest = _newest(files)
         if newest is not None:
             return newest if word == "last" else _best(trainer, newest)
     return None
+
+
+def _newest(files: list[str]) -> str | None:
+    halves = []
+    for path in files:
+        if not _whole(path):
+            continue
+        if not _half(path):
+            return path
+        halves.append(path)  # saved where a step failed: no exact continuation
+    return halves[0] if halves else None
+
+
+def _half(path: str) -> bool:
+    try:
+        own = {} if is_remote(path) else peek(path).get("leyden", {})
+    except ValueError:  # of before torch 1.6: no file of ours
+        return False
+    return bool(own.get("position", {}).get("half", False))
 
 
 def _directories(trainer: Any) -> list[str]:

@@ -63,7 +63,8 @@ def _position(run: Any, moment: list[Any]) -> dict[str, Any]:
     phase = machine.left if machine.left is not None else machine.phase
     inside, iteration = machine.inside_epoch and phase is not Phase.EPOCH_STARTED, state.iteration
     stepped = state.closed_at == iteration
-    if phase is Phase.STEPPING and not stepped and not _after_step(run, moment):
+    half = phase is Phase.STEPPING and not stepped and not _after_step(run, moment)
+    if half:
         # In the middle of a step, which no file can hold: the batch is done again.
         iteration -= 1
         if run.error is None:
@@ -85,6 +86,7 @@ def _position(run: Any, moment: list[Any]) -> dict[str, Any]:
         "epoch_done": over,
         "inside": inside,
         "closed": stepped,
+        "half": half,
         "should_stop": run.stopping().should_stop and not _out_of_time(run),
     }
 

@@ -1,4 +1,4 @@
-"""Runs for the tests of resuming: everything random that a run can have, saved wherever one likes."""
+"""Runs for the tests of resuming: everything random that a run can have, saved anywhere."""
 
 from __future__ import annotations
 
@@ -131,7 +131,8 @@ def run(
     """Train from the seed, or go on from ``resume``, and give all that must come out the same."""
     leyden.seed_everything(5)
     model = Drawing() if model is None else model
-    if resume is not None:  # what the new process has drawn does not matter
+    if resume is not None and any(root.rglob("*.ckpt")):
+        # What the new process draws before, and its weights, do not matter.
         leyden.seed_everything(999)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -204,7 +205,7 @@ def _feed(text: Any, value: Any) -> None:
 
 
 class Snapshots(leyden.Callback):
-    """Keeps a copy of the whole folder at each save: what is there if the process dies right then."""
+    """Keeps a copy of the folder at each save: what is there if the process dies right then."""
 
     def __init__(self, root: Path, into: Path) -> None:
         super().__init__()

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.trainer.resume_runs import SaveIn, check_each, run
 
 import leyden
 from leyden.callbacks import EarlyStopping, ModelCheckpoint
 from leyden.engine import Events
+from tests.trainer.resume_runs import SaveIn, check_each, run
 
 HOOKS = (
     "on_batch_end",

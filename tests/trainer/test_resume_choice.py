@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.trainer.resume_runs import run
 
 import leyden
 from leyden.callbacks import ModelCheckpoint
 from leyden.loggers import CSVLogger
+from tests.trainer.resume_runs import run
 
 
 def _saver(**arguments: Any) -> ModelCheckpoint:
