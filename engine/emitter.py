@@ -50,6 +50,7 @@ class Emitter(ignite.engine.engine.Engine):
     """Everything of ``leyden.engine.Engine`` but the run. See there."""
 
     last_event_name: Any
+    _process_function: Callable[[Any, Any], Any]
 
     def __init__(self, process_function: Callable[[Any, Any], Any], *, reraise: bool) -> None:
         if process_function is None:
