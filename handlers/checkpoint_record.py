@@ -13,7 +13,7 @@ from leyden.handlers.callback_base import CallbackBase
 from leyden.handlers.checkpoint_arguments import Triggers
 from leyden.handlers.checkpoint_files import exists, write_text
 from leyden.handlers.checkpoint_names import check_template, fill, free_name, join
-from leyden.handlers.monitored import better, resolve_mode, score_of, worst
+from leyden.handlers.monitored import Direction, better, resolve_mode, score_of, worst
 
 __all__ = ["CheckpointRecord"]
 
@@ -47,7 +47,7 @@ class CheckpointRecord(CallbackBase):
             check_template(filename)
         self.triggers = Triggers.parse() if triggers is None else triggers
         self.monitor = monitor
-        self.mode = resolve_mode("ModelCheckpoint", monitor, mode)
+        self.mode: Direction = resolve_mode("ModelCheckpoint", monitor, mode)
         self.save_top_k = save_top_k
         self.save_last = save_last
         self.dirpath = dirpath
