@@ -10,7 +10,7 @@ import torch
 
 from leyden.handlers.base import Order
 from leyden.handlers.callback_base import CallbackBase
-from leyden.handlers.monitored import better, listed, resolve_mode, score_of, worst
+from leyden.handlers.monitored import Direction, better, listed, resolve_mode, score_of, worst
 
 __all__ = ["EarlyStopping"]
 
@@ -105,7 +105,7 @@ class EarlyStopping(CallbackBase):
         self.min_delta = min_delta
         self.patience = patience
         self.verbose = verbose
-        self.mode = resolve_mode("EarlyStopping", monitor, mode)
+        self.mode: Direction = resolve_mode("EarlyStopping", monitor, mode)
         self.strict = strict
         self.check_finite = check_finite
         self.stopping_threshold = stopping_threshold
