@@ -122,11 +122,11 @@ class GPUStatsMonitor(CallbackBase):
                 used = nvml.nvmlDeviceGetUtilizationRates(handle)
                 if self.gpu_utilization:
                     values[f"{name}utilization.gpu (%)"] = float(used.gpu)
-            if self.memory_utilization:
-                memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-                values[f"{name}memory.used (MB)"] = memory.used / _MEGABYTE
-                values[f"{name}memory.free (MB)"] = memory.free / _MEGABYTE
-                values[f"{name}utilization.memory (%)"] = float(used.memory)
+                if self.memory_utilization:
+                    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+                    values[f"{name}memory.used (MB)"] = memory.used / _MEGABYTE
+                    values[f"{name}memory.free (MB)"] = memory.free / _MEGABYTE
+                    values[f"{name}utilization.memory (%)"] = float(used.memory)
             if self.fan_speed:
                 values[f"{name}fan.speed (%)"] = float(nvml.nvmlDeviceGetFanSpeed(handle))
             if self.temperature:
