@@ -67,10 +67,11 @@ def metric_paths(module: Any) -> Iterator[tuple[str, Any]]:
         return
     for path, part in module.named_modules():
         if path and is_metric(part):
+            members: Any = part
             if callable(getattr(type(part), "values", None)):
                 # A torchmetrics collection updates one member of a group of like ones; reading
                 # the members brings the others up to date.
-                list(part.values())
+                list(members.values())
             yield path, part
         for name, value in vars(part).items():
             if not isinstance(value, (torch.nn.Module, Tensor)) and is_metric(value):
