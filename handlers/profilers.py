@@ -203,11 +203,11 @@ class SimpleProfiler(BaseProfiler):
         totals = {name: sum(values) for name, values in self.recorded_durations.items()}
         ordered = sorted(totals.items(), key=lambda item: item[1], reverse=True)
         rows: list[tuple[str, ...]] = []
+        whole = time.perf_counter() - self._start_time
         if self.extended:
             rows.append(
                 ("Action", "Mean duration (s)", "Num calls", "Total time (s)", "Percentage %")
             )
-            whole = time.perf_counter() - self._start_time
             calls = sum(map(len, self.recorded_durations.values()))
             rows.append(("Total", "-", str(calls), f"{whole:.5}", "100 %"))
         else:
