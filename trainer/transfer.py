@@ -61,8 +61,8 @@ def _apply(data: Any, function: Any, also: str | None) -> Any:
 def _rebuild(data: Any, content: Any) -> Any:
     """Make a container of the type of ``data``; a built-in one where that cannot be called so."""
     if isinstance(data, dict) and hasattr(data, "default_factory"):
-        made: Any = type(data)
-        return made(data.default_factory, content)
+        counted: Any = data
+        return type(counted)(counted.default_factory, content)
     try:
         return type(data)(content)
     except TypeError:
