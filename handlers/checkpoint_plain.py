@@ -73,12 +73,13 @@ def _plain(value: Any, where: str, lost: list[str], above: tuple[int, ...]) -> A
         return str(os.fspath(value))
     if not isinstance(value, enum.Enum):
         # Subclasses of plain types (numpy.float64 is one) would need their class to be read.
-        kinds: tuple[type[Any], ...] = (int, float, complex, str, bytes)
+        kinds: tuple[Any, ...] = (int, float, complex, str, bytes)
         for kind in kinds:
             if isinstance(value, kind) and value != b"":
                 return kind(value)
-        if hasattr(value, "dtype") and hasattr(value, "tolist"):  # NumPy's scalars and arrays
-            return _plain(value.tolist(), where, lost, above)
+        as_list = getattr(value, "tolist", None)
+        if hasattr(value, "dtype") and as_list is not None:  # NumPy's scalars and arrays
+            return _plain(as_list(), where, lost, above)
     lost.append(where)
     return str(value)
 
