@@ -222,7 +222,7 @@ class Trace(BaseProfiler):
         return {**{key: self.__dict__[key] for key in kept}, "count": 0, "_clock": self._clock}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        vars(self).update(state)
         self._begin()
 
 
