@@ -39,7 +39,8 @@ def moment_of(engines: dict[str, Engine], error: BaseException | None = None) ->
         if frame.f_code not in _FIRING:
             continue
         seen = frame.f_locals
-        channel, record = seen.get("self"), seen.get("record")
+        channel: Any = seen.get("self")
+        record = seen.get("record")
         if id(channel) not in stage_of or record is None or channel.handlers is None:
             continue
         done = []
