@@ -228,11 +228,11 @@ class LightningDataModule(DataHooks, HyperParameters):
 def _loaders(dataset: Any, shuffle: bool, options: Mapping[str, Any]) -> Any:
     if isinstance(dataset, Mapping):
         return {key: _loaders(part, shuffle, options) for key, part in dataset.items()}
-    # A plain list of samples is a dataset itself.
     if isinstance(dataset, (list, tuple)) and any(isinstance(part, Dataset) for part in dataset):
         return [_loaders(part, shuffle, options) for part in dataset]
     mixed = shuffle and not isinstance(dataset, IterableDataset)
-    return DataLoader(dataset, shuffle=mixed, **options)
+    samples: Any = dataset  # a plain list of samples is a dataset itself
+    return DataLoader(samples, shuffle=mixed, **options)
 
 
 def _noting(hook: Callable[..., Any], note: Callable[..., None]) -> Callable[..., Any]:
