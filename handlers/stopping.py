@@ -80,9 +80,8 @@ class Stopping(Handler):
     def minima_met(self, engine: Engine) -> bool:
         """Whether the epochs and steps that must run have run, the present epoch counted in."""
         state: Any = engine.state
-        return state.epoch >= (self.min_epochs or 0) and state.optimizer_steps >= (
-            self.min_steps or 0
-        )
+        epochs, steps = self.min_epochs or 0, self.min_steps or 0
+        return bool(state.epoch >= epochs and state.optimizer_steps >= steps)
 
     def may_cut(self, engine: Engine) -> bool:
         """Whether the present epoch may be cut; not one that a stop had to wait for."""
