@@ -168,7 +168,9 @@ def _line_class() -> Any:
             kwargs.update(mininterval=LINE_SECONDS, position=0, dynamic_ncols=False)
             super().__init__(*args, **kwargs)
 
-        def display(self, msg: Any = None, *args: Any, **kwargs: Any) -> bool:
+        def display(  # pyright: ignore[reportIncompatibleMethodOverride]
+            self, msg: Any = None, *args: Any, **kwargs: Any
+        ) -> bool:  # as tqdm does, whatever its stub says
             state = (self.n, self.desc)
             if msg is not None or not self.n or state == self._written:
                 return False
@@ -185,7 +187,7 @@ def _line_class() -> Any:
             return True
 
         def begin(self, total: float | None, description: str, done: int) -> None:
-            now = self._time()
+            now = self._time()  # pyright: ignore[reportAttributeAccessIssue]
             if self.n and now - self.last_print_t >= EPOCH_LINE_SECONDS and self.refresh():
                 self.last_print_t = now
             self.n = self.last_print_n = self.initial = done
@@ -197,7 +199,7 @@ def _line_class() -> Any:
             if self.disable:
                 return
             self.disable = True
-            self._decr_instances(self)
+            self._decr_instances(self)  # pyright: ignore[reportAttributeAccessIssue]
             if self.leave:
                 self.display()
 
