@@ -25,6 +25,7 @@ from leyden.engine.events import (
     RemovableEventHandle,
     State,
 )
+from leyden.engine.filters import read_filter
 from leyden.engine.phases import Machine, Phase
 from leyden.engine.records import ORDER, Entry, FilteredHandler, Record
 
@@ -239,7 +240,8 @@ class Emitter(ignite.engine.engine.Engine):
         if isinstance(event, CallableEventWithFilter) and event.filter is not None:
             if self._hub.counter(event) is None:
                 raise ValueError(
-                    f"{event} has a filter, but nothing counts {event.name}: register the event "
+                    f"{event.name}({read_filter(event.filter)}) has a filter, but nothing counts "
+                    f"{event.name}: register the event "
                     "with register_events(event, event_to_attr={event: name of an attribute of "
                     "engine.state}), or attach without a filter"
                 )
