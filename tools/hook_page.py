@@ -1,7 +1,7 @@
 """Write docs/hooks.md: the hooks of fit, validate, test and predict in the order in which they run.
 
-python tools/hook_page.py           write the file
-python tools/hook_page.py --check   only say whether it is up to date, by the exit status
+python tools/hook_page.py           write the page, and the listing of events in docs/engine.md
+python tools/hook_page.py --check   only say whether they are up to date, by the exit status
 
 Which hook is bound to which event, and in which order, comes from the table in `handlers/hooks.py`;
 the arguments come from the signatures; what the events do not say stands in the outlines below.
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from leyden import Callback, LightningDataModule, LightningModule
-from leyden.engine import Events, TrainerEvents
+from leyden.engine import Events, TrainerEvents, events
 from leyden.handlers.hooks import hooks_of
 
 __all__ = ["OUTLINES", "Row", "main", "page", "rows"]
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "hooks.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE, ENGINE = DOCS / "hooks.md", DOCS / "engine.md"
 #: Who may have a hook, in the order in which they are called where nothing else is said.
 WHO = {"data": LightningDataModule, "callback": Callback, "module": LightningModule}
 _DATA, _CALLBACK, _MODULE = WHO
@@ -228,20 +229,19 @@ def _listing(outline: str) -> str:
 
 TEXT = """# Hooks, in the order in which they run
 
-Made by `tools/hook_page.py` from the table in `handlers/hooks.py`; a test compares this page with the
-hooks of real runs, and these with the order recorded from Lightning 1.1.8.
+Made by `tools/hook_page.py` from the table in `handlers/hooks.py`; a test compares this page with
+the hooks of real runs, and these with the order recorded from Lightning 1.1.8.
 
-Each line is a hook with its arguments, who may have it, and the event that it is bound to. Where several
-have it they are called in the order given. A callback's hook gets `trainer, pl_module` before these
-arguments (`on_init_start` and `on_init_end` get the Trainer alone). Trailing arguments may be left out of a
-signature. A hook that nobody overrides is bound to nothing and costs nothing.
+Each line is a hook with its arguments, who may have it, and the event that it is bound to. Where
+several have it they are called in the order given. A callback's hook gets `trainer, pl_module`
+before these arguments (`on_init_start` and `on_init_end` get the Trainer alone). Trailing arguments
+may be left out of a signature. A hook that nobody overrides is bound to nothing and costs nothing.
 
 An event is where handlers of your own go:
-`trainer.engine.add_event_handler(TrainerEvents.GRADIENTS_READY, function)`; see [the engine](engine.md).
-Between the hooks of an event and its end the handlers of leyden run, in the order that `print(trainer.plan())` shows:
-metrics are reduced and written after the hooks, then validation runs, then schedulers step, and
-checkpoints are saved last.
-
+`trainer.engine.add_event_handler(TrainerEvents.GRADIENTS_READY, function)`; see
+[the engine](engine.md). leyden's own handlers run between and after the hooks of an event, in the
+order that `print(trainer.plan())` shows: metrics are reduced and written after the hooks, then
+validation runs, then schedulers step, and checkpoints are saved last.
 """
 
 
@@ -253,15 +253,27 @@ def page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+BEGIN, END = "<!-- events -->", "<!-- end -->"
+
+
+def engine_page() -> str:
+    """Return docs/engine.md with the listing of events made anew."""
+    before, rest = ENGINE.read_text(encoding="utf-8").split(BEGIN)
+    _, after = rest.split(END)
+    _, _, listing = inspect.cleandoc(events.__doc__ or "").partition("::\n\n")
+    return f"{before}{BEGIN}\n\n```text\n{inspect.cleandoc(listing)}\n```\n\n{END}{after}"
+
+
 def main(arguments: list[str]) -> int:
     """Write or check the page; return the exit status."""
     if arguments not in ([], ["--check"]):
         print(__doc__, file=sys.stderr)
         return 2
-    text = page()
+    made = {PAGE: page(), ENGINE: engine_page()}
     if arguments:
-        return int(PAGE.read_text(encoding="utf-8") != text)
-    PAGE.write_text(text, encoding="utf-8")
+        return int(any(path.read_text(encoding="utf-8") != text for path, text in made.items()))
+    for path, text in made.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 
