@@ -155,7 +155,7 @@ def parse_text(kinds: tuple[type, ...], text: str) -> Any:
                 break
     if str in kinds:
         return text
-    paths: list[Any] = [k for k in kinds if issubclass(k, os.PathLike)]
+    paths: list[Any] = [k for k in kinds if _is_path(k)]
     if paths:
         return Path(text) if inspect.isabstract(paths[0]) else paths[0](text)
     allowed = " or ".join(k.__name__ for k in kinds if k is not type(None))
@@ -169,7 +169,12 @@ def _allows(kinds: tuple[type, ...], container: type) -> bool:
 
 def _can_be_typed(kinds: tuple[type, ...]) -> bool:
     simple = (bool, int, float, str)
-    return any(k in simple or issubclass(k, os.PathLike) for k in kinds)
+    return any(k in simple or _is_path(k) for k in kinds)
+
+
+def _is_path(kind: type) -> bool:
+    # pyright counts os.PathLike among the protocols with data, which issubclass refuses.
+    return issubclass(kind, os.PathLike)  # pyright: ignore[reportGeneralTypeIssues]
 
 
 def environment(
@@ -260,7 +265,7 @@ def _reader(kinds: tuple[type, ...]) -> Callable[[str], Any]:
 def _type_names(kinds: tuple[type, ...]) -> str:
     simple = [k for k in kinds if k is not type(None) and _can_be_typed((k,))]
     # str takes a path's place wherever both are allowed
-    names = [k.__name__ for k in simple if str not in simple or not issubclass(k, os.PathLike)]
+    names = [k.__name__ for k in simple if str not in simple or not _is_path(k)]
     return " or ".join(names)
 
 
