@@ -68,7 +68,8 @@ log = logging.getLogger("pytorch_lightning")
 def rank_zero_warn(message: str, *args: Any, stacklevel: int = 3, **kwargs: Any) -> None:
     """Warn in the first process only."""
     if is_rank_zero():
-        warnings.warn(message, *args, stacklevel=stacklevel, **kwargs)
+        options: dict[str, Any] = {"stacklevel": stacklevel, **kwargs}
+        warnings.warn(message, *args, **options)
 
 
 def rank_zero_info(*args: Any, **kwargs: Any) -> None:
@@ -107,8 +108,8 @@ class LightningEnum(str, Enum):
         return next((m for m in cls if m.name.lower() == value.lower().replace("-", "_")), None)
 
     def __eq__(self, other: object) -> bool:
-        text = other.value if isinstance(other, Enum) else str(other)
-        return self.value.lower() == str(text).lower()
+        text = other.value if isinstance(other, Enum) else other
+        return str(self.value).lower() == str(text).lower()
 
     def __hash__(self) -> int:
         return hash(self.value.lower())
@@ -153,20 +154,17 @@ def apply_to_collection(
     """Apply a function to all elements of a type in nested mappings and sequences."""
     if isinstance(data, dtype):
         return function(data, *args, **kwargs)
+
+    def applied(item: Any) -> Any:
+        return apply_to_collection(item, dtype, function, *args, **kwargs)
+
+    kind: Any = type(data)
     if isinstance(data, Mapping):
-        made = {
-            key: apply_to_collection(item, dtype, function, *args, **kwargs)
-            for key, item in data.items()
-        }
-        return type(data)(made)  # type: ignore[call-arg]
+        return kind({key: applied(item) for key, item in data.items()})
     if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(
-            *(apply_to_collection(item, dtype, function, *args, **kwargs) for item in data)
-        )
+        return kind(*map(applied, data))
     if isinstance(data, Sequence) and not isinstance(data, str):
-        return type(data)(
-            [apply_to_collection(item, dtype, function, *args, **kwargs) for item in data]
-        )  # type: ignore[call-arg]
+        return kind([applied(item) for item in data])
     return data
 
 
@@ -246,7 +244,7 @@ def is_oom_error(error: BaseException) -> bool:
 def garbage_collection_cuda() -> None:
     """Collect garbage, on GPUs too."""
     gc.collect()
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
 
 
