@@ -33,7 +33,13 @@ class ModuleHandler(Handler):
         state: Any = engine.state
         for hook in hooks_of(state.stage):
             if hook.module and self.defines(hook.name):
-                bind_module(engine, hook, getattr(self.model, hook.name), listen=self.listen, scope=self.recorder)
+                bind_module(
+                    engine,
+                    hook,
+                    getattr(self.model, hook.name),
+                    listen=self.listen,
+                    scope=self.recorder,
+                )
         if state.stage == "train":
             self._attach_training(engine)
         else:
@@ -58,13 +64,14 @@ class ModuleHandler(Handler):
 
     def _begin_epoch(self, engine: Engine) -> None:
         self.kept_outputs = []
-        engine.state.epoch_outputs = self.kept_outputs
+        state: Any = engine.state
+        state.epoch_outputs = self.kept_outputs
         self.recorder.train_epoch_started()
 
     def _keep(self, engine: Engine) -> None:
-        outputs = engine.state.outputs
-        if any(outputs):
-            self.kept_outputs.append(outputs)
+        state: Any = engine.state
+        if any(state.outputs):
+            self.kept_outputs.append(state.outputs)
 
     def _end_batch(self, engine: Engine) -> None:
         state: Any = engine.state
@@ -93,7 +100,9 @@ class ModuleHandler(Handler):
         if stage == "predict":
             self.listen(engine, Events.EPOCH_COMPLETED, self._predictions, order=30)
             return
-        self.listen(engine, Events.ITERATION_COMPLETED, self._end_evaluation_batch, order=Order.METRICS)
+        self.listen(
+            engine, Events.ITERATION_COMPLETED, self._end_evaluation_batch, order=Order.METRICS
+        )
 
         def end_epoch(engine: Engine) -> None:
             state: Any = engine.state
@@ -101,7 +110,9 @@ class ModuleHandler(Handler):
             if self.defines(end):
                 self.recorder.hook = end
                 kept = state.loader_outputs
-                state.epoch_end_result = getattr(self.model, end)(kept[0] if state.num_loaders == 1 else kept)
+                state.epoch_end_result = getattr(self.model, end)(
+                    kept[0] if state.num_loaders == 1 else kept
+                )
 
         def reduce(engine: Engine) -> None:
             state: Any = engine.state
@@ -121,10 +132,10 @@ class ModuleHandler(Handler):
 
 
 def _epoch_outputs(kept: list[list[Any]]) -> list[Any]:
-    """What ``training_epoch_end`` gets: one entry a batch, nested where there are several splits or optimizers.
+    """What ``training_epoch_end`` gets: one entry a batch, nested for several splits or optimizers.
 
-    Source: Lightning 1.1: a list of dicts for one optimizer, ``[optimizer][batch]`` for several; a batch of
-    several splits is a list of dicts itself.
+    Source: Lightning 1.1: a list of dicts for one optimizer, ``[optimizer][batch]`` for several; a
+    batch of several splits is a list of dicts itself.
     """
     per_optimizer: list[list[Any]] = []
     for index in range(max(len(batch) for batch in kept)):
