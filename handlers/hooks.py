@@ -12,9 +12,21 @@ from typing import Any
 from leyden.engine import Engine
 from leyden.engine.events import Events, TrainerEvents
 
-__all__ = ["HOOKS", "Hook", "accepted", "bind_callback", "bind_module", "hooks_of", "kept_outputs"]
+__all__ = [
+    "HOOKS",
+    "WORDS",
+    "Hook",
+    "accepted",
+    "bind_callback",
+    "bind_module",
+    "hooks_of",
+    "kept_outputs",
+]
 
 State = Any
+
+#: What each evaluation is called in the names of its hooks and steps.
+WORDS = {"validate": "validation", "test": "test", "predict": "predict"}
 
 
 def _nothing(state: State) -> tuple[Any, ...]:
@@ -140,9 +152,7 @@ HOOKS: tuple[Hook, ...] = (
     Hook("on_train_epoch_metrics", "train", Events.EPOCH_COMPLETED, 70, module=False),
     Hook("on_train_end", "train", TrainerEvents.TRAINING_ENDED, 10),
     Hook("on_fit_end", "train", TrainerEvents.FIT_COMPLETED, 10),
-    *_evaluation("validate", "validation"),
-    *_evaluation("test", "test"),
-    *_evaluation("predict", "predict"),
+    *(hook for stage, word in WORDS.items() for hook in _evaluation(stage, word)),
 )
 
 

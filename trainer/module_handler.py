@@ -6,13 +6,11 @@ from typing import Any
 from leyden.engine import Engine, Events
 from leyden.handlers.base import Handler, Order
 from leyden.handlers.evaluation import Outputs
-from leyden.handlers.hooks import bind_module, hooks_of
+from leyden.handlers.hooks import WORDS, bind_module, hooks_of
 from leyden.module import LightningModule
 from leyden.overrides import overrides
 
 __all__ = ["ModuleHandler"]
-
-WORDS = {"validate": "validation", "test": "test", "predict": "predict"}
 
 
 class ModuleHandler(Handler):

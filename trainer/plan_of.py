@@ -6,6 +6,7 @@ from typing import Any
 from leyden.engine import Engine
 from leyden.engine.events import Events, TrainerEvents
 from leyden.engine.filters import Filter
+from leyden.handlers.hooks import WORDS
 from leyden.handlers.naming import handler_name, handler_origin
 from leyden.plan import Line, Plan
 from leyden.plan_counts import Counts, counts_of, passes
@@ -53,8 +54,6 @@ ORDER = (
     TrainerEvents.FIT_COMPLETED,
 )
 _PLACE = {getattr(event, "name", event): place for place, event in enumerate(ORDER)}
-
-_WORDS = {"validate": "validation", "test": "test", "predict": "predict"}
 
 
 def plan_of(run: Run, settings: Settings, *, reasons: bool = False) -> Plan:
@@ -135,7 +134,7 @@ def _group(factor: int | dict[int, int]) -> str:
 
 def _evaluation_step(run: Run, stage: str, times: dict[str, int]) -> Iterator[tuple[str, Line]]:
     if run.model is not None:
-        name = f"{type(run.model).__name__}.{_WORDS[stage]}_step"
+        name = f"{type(run.model).__name__}.{WORDS[stage]}_step"
         origin = f"model={type(run.model).__name__}"
         total = times.get("ITERATION_STARTED")
         yield FORWARD, Line(stage, THE_STEP, None, name, "", total, origin)

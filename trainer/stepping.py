@@ -8,14 +8,13 @@ from typing import Any
 from leyden.engine.errors import MisconfigurationException, ReportedValue
 from leyden.engine.step import TrainingStep
 from leyden.handlers.evaluation import EvaluationStep
-from leyden.handlers.hooks import accepted
+from leyden.handlers.hooks import WORDS, accepted
 from leyden.module import LightningModule
 from leyden.optimizers import OptimizerSet
 from leyden.overrides import overrides
 
 __all__ = ["evaluation_step", "training_step", "verify"]
 
-STEPS = {"validate": "validation", "test": "test", "predict": "predict"}
 #: What a module may do instead of the training step's own way.
 HOOKED = ("training_step_end", "backward", "optimizer_step", "optimizer_zero_grad")
 
@@ -32,7 +31,7 @@ def verify(model: Any, stage: str) -> None:
             "leyden.LightningModule, or compose leyden.engine.Engine with handlers yourself"
         )
     if stage != "fit":
-        name = f"{STEPS[stage]}_step"
+        name = f"{WORDS[stage]}_step"
         if stage != "predict" and not overrides(model, name, LightningModule):
             raise MisconfigurationException(
                 f"{type(model).__name__} has no {name}(): define it to run this loop"
@@ -136,7 +135,7 @@ def evaluation_step(
     model: Any, stage: str, *, scope: Any, started: Callable[..., Any] | None
 ) -> EvaluationStep:
     """The step of one evaluation batch."""
-    name = f"{STEPS[stage]}_step"
+    name = f"{WORDS[stage]}_step"
     step = getattr(model, name)
     end = f"{name}_end"
     ends = stage != "predict" and overrides(model, end, LightningModule)
