@@ -1,6 +1,7 @@
-"""A GAN with two optimizers: a generator learns to draw points on a circle, a discriminator to tell them apart.
+"""A GAN with two optimizers: one network draws points on a circle, one tells them from real ones.
 
-Lightning 1.1's form: ``training_step`` is called once for each optimizer, with the other's parameters frozen.
+Lightning 1.1's form: ``training_step`` is called once for each optimizer, with the parameters of
+the other frozen.
 """
 
 import argparse
@@ -14,7 +15,13 @@ import leyden
 
 def network(inputs: int, outputs: int) -> nn.Sequential:
     """A small multi-layer perceptron."""
-    return nn.Sequential(nn.Linear(inputs, 64), nn.LeakyReLU(0.2), nn.Linear(64, 64), nn.LeakyReLU(0.2), nn.Linear(64, outputs))
+    return nn.Sequential(
+        nn.Linear(inputs, 64),
+        nn.LeakyReLU(0.2),
+        nn.Linear(64, 64),
+        nn.LeakyReLU(0.2),
+        nn.Linear(64, outputs),
+    )
 
 
 class GAN(leyden.LightningModule):
@@ -45,8 +52,8 @@ class GAN(leyden.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [
-            torch.optim.Adam(self.generator.parameters(), lr=self.hparams["lr"], betas=(0.5, 0.999)),
-            torch.optim.Adam(self.discriminator.parameters(), lr=self.hparams["lr"], betas=(0.5, 0.999)),
+            torch.optim.Adam(network.parameters(), lr=self.hparams["lr"], betas=(0.5, 0.999))
+            for network in (self.generator, self.discriminator)
         ]
 
 
@@ -64,7 +71,9 @@ def main() -> float:
     leyden.seed_everything(0)
     model = GAN()
     loader = DataLoader(TensorDataset(circle(2048)), batch_size=64, shuffle=True)
-    trainer = leyden.Trainer(max_epochs=arguments.max_epochs, logger=False, checkpoint_callback=False)
+    trainer = leyden.Trainer(
+        max_epochs=arguments.max_epochs, logger=False, checkpoint_callback=False
+    )
     trainer.fit(model, loader)
     with torch.no_grad():
         distance = (model(torch.randn(1000, 8)).norm(dim=1) - 1).abs().mean().item()
