@@ -1,6 +1,7 @@
 """An LSTM on long sequences with truncated back-propagation through time.
 
-``truncated_bptt_steps`` cuts each sequence; the hidden state of one part is handed to the next, its gradient is not.
+``truncated_bptt_steps`` cuts each sequence; the hidden state of one part is handed to the next, its
+gradient is not.
 """
 
 import argparse
@@ -57,7 +58,8 @@ def main() -> float:
     parser.add_argument("--max_epochs", type=int, default=8)
     arguments = parser.parse_args()
     leyden.seed_everything(0)
-    train, val = DataLoader(waves(256), batch_size=16, shuffle=True), DataLoader(waves(64), batch_size=64)
+    train = DataLoader(waves(256), batch_size=16, shuffle=True)
+    val = DataLoader(waves(64), batch_size=64)
     trainer = leyden.Trainer(
         max_epochs=arguments.max_epochs,
         truncated_bptt_steps=25,
