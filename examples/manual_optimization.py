@@ -1,7 +1,8 @@
 """Optimization by hand: sharpness-aware minimization (SAM), which needs two backward passes a step.
 
 ``self.automatic_optimization = False`` hands backward, step and clearing to ``training_step``.
-Source of the method: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization", 2021.
+Source of the method: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving
+Generalization", 2021.
 """
 
 import argparse
@@ -78,7 +79,9 @@ def main() -> float:
     leyden.seed_everything(0)
     train = DataLoader(moons(1024), batch_size=32, shuffle=True)
     val = DataLoader(moons(512), batch_size=128)
-    trainer = leyden.Trainer(max_epochs=arguments.max_epochs, logger=False, checkpoint_callback=False)
+    trainer = leyden.Trainer(
+        max_epochs=arguments.max_epochs, logger=False, checkpoint_callback=False
+    )
     trainer.fit(SharpnessAware(), train, val)
     accuracy = float(trainer.callback_metrics["val_acc"])
     print(f"validation accuracy {accuracy:.3f}")
