@@ -48,7 +48,7 @@ class EvaluationStep:
     """The process function of an evaluation engine.
 
     Args:
-        forward: ``forward(batch, batch_idx)``, with ``dataloader_idx`` where there are several loaders.
+        forward: ``forward(batch, batch_idx)``, with ``dataloader_idx`` for several loaders.
         step_end: called with what ``forward`` returned, gives what counts instead.
         takes: how many arguments ``forward`` takes at most; None: any number.
         name: the step's name, for ``scope.hook``.
