@@ -22,6 +22,7 @@ from leyden.engine.step import TrainingStep, register_training_events
 from leyden.handler_set import HandlerSet
 from leyden.handlers import checkpoint_io, checkpoint_state
 from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.cost import CostMeter
 from leyden.handlers.evaluation import EvalFeed, Surroundings, evaluate, evaluator
 from leyden.handlers.interruption import Interruption
 from leyden.handlers.metrics import MetricRecorder
@@ -78,6 +79,7 @@ class Run:
             fast_dev_run=settings.fast_dev_run is True or settings.fast_dev_run == 1,
         )
         self.interruption = Interruption(self.engine, *self.evaluators.values())
+        self.cost = CostMeter(self.engine, self.evaluators.values())
         self.step: TrainingStep | None = None
         self.steps: dict[str, Any] = {}
         self.parts = OptimizerSet()
@@ -101,6 +103,7 @@ class Run:
         self.kept: dict[str, Any] | None = None  # restored, until the first epoch goes on
         self.error: BaseException | None = None  # what ended the training, while it ends
         self.nothing_left = False
+        self.interrupted_path = ""
         self.feed: Feed | None = None
         for engine in (self.engine, *self.evaluators.values()):
             engine.state.trainer = trainer
@@ -208,10 +211,12 @@ class Run:
         self.recorder.bind(self.state, model)
         self.interrupted = False
         self.state.settle()
+        self.cost.start()
         try:
-            with self.interruption.listening():
+            with self.interruption.listening(ending=stage == "fit"):
                 yield
         finally:
+            self.cost.stop()
             self.stage = None
             self.recorder.hook = None
             model._recorder = None
@@ -457,7 +462,9 @@ class Run:
     def validate_in_training(self, on_epoch: bool) -> None:
         """One validation inside fit."""
         if self.validates:
-            if self.settings.reload_dataloaders_every_epoch:
+            every = int(self.settings.reload_dataloaders_every_epoch)
+            due = every > 0 and (self.state.epoch - 1) % every == 0
+            if due or not self._requested("validate"):
                 self.request_validation()
             self.evaluate("validate", "validate", on_epoch=on_epoch)
 
