@@ -5,15 +5,14 @@ and an engine that is not watched has none of this on its way. Whoever measures 
 (``handlers/cost.py``) watches an event for one iteration.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-from leyden.engine.dispatch import Channel
+from leyden.engine.dispatch import Channel, _place
 from leyden.engine.emitter import Emitter
-from leyden.engine.filters import NEVER
 from leyden.engine.records import HandlerList, Record
 
-__all__ = ["WatchedChannel", "Watcher", "unwatch", "watch"]
+__all__ = ["WatchedChannel", "Watcher", "channels_of", "join", "leave", "unwatch", "watch"]
 
 
 class Watcher:
@@ -62,23 +61,39 @@ def watch(engine: Emitter, watcher: Watcher, events: Iterable[Any] | None = None
         watcher: told after those that watch already.
         events: registered events, without filters; None is all that are registered now.
     """
-    for event in list(engine._allowed_events) if events is None else events:
-        channel = engine.channel(event)
-        if not any(known is watcher for known in channel.watchers):
+    join(channels_of(engine, events), watcher)
+
+
+def unwatch(engine: Emitter, watcher: Watcher, events: Iterable[Any] | None = None) -> None:
+    """Tell ``watcher`` of these events no longer."""
+    leave(channels_of(engine, events), watcher)
+
+
+def channels_of(engine: Emitter, events: Iterable[Any] | None = None) -> list[Channel]:
+    """The channels of these events; None is all that are registered now."""
+    chosen = list(engine._allowed_events) if events is None else events
+    return [engine.channel(event) for event in chosen]
+
+
+def join(channels: Iterable[Channel], watcher: Watcher) -> None:
+    """Do what `watch` does, for whoever does it often and has looked up the channels."""
+    for channel in channels:
+        if watcher not in channel.watchers:
             channel.watchers = (*channel.watchers, watcher)
         channel.__class__ = WatchedChannel
         channel.live, channel.due = True, -1
 
 
-def unwatch(engine: Emitter, watcher: Watcher, events: Iterable[Any] | None = None) -> None:
-    """Tell ``watcher`` of these events no longer."""
-    for event in list(engine._allowed_events) if events is None else events:
-        channel = engine.channel(event)
-        if channel.watchers:
-            channel.watchers = tuple(known for known in channel.watchers if known is not watcher)
+def leave(channels: Iterable[Channel], watcher: Watcher) -> None:
+    """Do what `unwatch` does, for whoever does it often and has looked up the channels."""
+    for channel in channels:
+        watchers = channel.watchers
+        if watchers and watchers[0] is watcher and len(watchers) == 1:
+            channel.watchers = ()
+        elif watchers:
+            channel.watchers = tuple(known for known in watchers if known is not watcher)
         if not channel.watchers and type(channel) is WatchedChannel:
-            plain: Any = channel  # to a checker it is a WatchedChannel for good
-            plain.__class__ = Channel
+            channel.__class__ = Channel
             # Compiled already: only what the loop looks at has to be found again.
             channel.live, channel.due = bool(channel.handlers) or channel._hub.tapped, -1
 
@@ -99,46 +114,44 @@ class WatchedChannel(Channel):
             engine._fire_event(self.event)
             return
         engine.last_event_name = self.event
-        self._told(engine, lambda record: self._call(engine, record))
-        # Where nothing is attached the watchers may let the loop pass for a while.
-        due = -1 if self.handlers else min((w.due(engine) for w in self.watchers), default=NEVER)
-        if self.watchers:
-            self.due = due
+        self._told(engine)
+        watchers = self.watchers
+        if watchers:
+            # Where nothing is attached the watchers may let the loop pass for a while.
+            self.due = -1 if self.handlers else min([one.due(engine) for one in watchers])
 
     def deliver(self, engine: Emitter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run all handlers of the event with arguments that came with it."""
-        if args or kwargs:
-            # Without its filter, which was asked already.
-            self._told(engine, lambda r: Record((r.user, *r[1:])).deliver(engine, args, kwargs))
-        else:
-            self._told(engine, lambda record: self._call(engine, record))
+        self._told(engine, args, kwargs)
 
-    def _told(self, engine: Emitter, run: Callable[[Record], None]) -> None:
+    def _told(self, engine: Emitter, args: Any = (), kwargs: Any = None) -> None:
         watchers = self.watchers  # those of this firing, whoever joins meanwhile
-
-        def told(record: Record) -> None:
-            filter_ = record.filter
-            if filter_ is not None and not filter_.test(engine, engine.count_of(self.event)):
-                return
-            for watcher in watchers:
-                watcher.handler_started(engine, self, record)
-            try:
-                run(record)
-            finally:
-                for watcher in reversed(watchers):
-                    watcher.handler_ended(engine, self, record)
-
         for watcher in watchers:
             watcher.event_started(engine, self)
         try:
-            if self.handlers:
-                self._walk(engine, self.handlers, -1, told)
+            handlers, at = self.handlers, 0
+            while handlers and at < len(handlers):
+                record = handlers[at]
+                filter_ = record.filter
+                if filter_ is None or filter_.test(engine, engine.count_of(self.event)):
+                    for watcher in watchers:
+                        watcher.handler_started(engine, self, record)
+                    try:
+                        self._call(engine, record, args, kwargs)
+                    finally:
+                        for watcher in watchers:
+                            watcher.handler_ended(engine, self, record)
+                at = _place(handlers, record, at) + 1
         finally:
-            for watcher in reversed(watchers):
+            for watcher in watchers:
                 watcher.event_ended(engine, self)
 
-    def _call(self, engine: Emitter, record: Record) -> None:
-        if record.filter is not None:  # it was asked already, and asking twice may tell two things
+    def _call(self, engine: Emitter, record: Record, args: Any, kwargs: Any) -> None:
+        if args or kwargs:
+            # Without its filter, which was asked already.
+            Record((record.user, *record[1:])).deliver(engine, args, kwargs)
+            return
+        if record.filter is not None:
             record._bind(engine)(engine)
             return
         call = record.call

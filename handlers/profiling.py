@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from leyden.engine import Engine, Events, TrainerEvents
 from leyden.engine.dispatch import Channel
@@ -60,6 +60,8 @@ class Profiling(Handler, Watcher):
         self._start_action, self._stop_action = _actions(profiler)
         self._open: dict[str, None] = {}  # what is being measured, in the order it began
         self._levels: list[str] = []  # for each event being fired the action of its handler
+        self._meanings: dict[Channel, _Meaning] = {}
+        self._names: dict[int, tuple[Record, str]] = {}
         self._watched: list[Engine] = []
         self._reported = True
         self._manual = False
@@ -79,9 +81,10 @@ class Profiling(Handler, Watcher):
         self.release()
 
     def release(self) -> None:
-        """End what a run left open."""
+        """End what a run left open, and let go of its handlers."""
         self._close_all()
         self._levels = []
+        self._names.clear()
 
     def begin(self, engine: Engine) -> None:
         """Tell the profiler the folder of this run, and measure this run's forward passes."""
@@ -115,30 +118,29 @@ class Profiling(Handler, Watcher):
     # ------------------------------------------------------------------ what the watcher is told
 
     def event_started(self, engine: Any, channel: Channel) -> None:
-        event = channel.event
-        if engine.state.stage != "train":
-            if event in (Events.ITERATION_COMPLETED, Events.EPOCH_COMPLETED):
-                self._stop(EVALUATION_STEP)
-        elif event == Events.ITERATION_STARTED:
-            self._start(BATCH)
-        elif event == Events.ITERATION_COMPLETED:
-            self._end_batch()
-        elif event == TrainerEvents.OPTIMIZER_STEP_STARTED:
-            if not self._manual:
-                self._stop(STEP)
-            self._start(f"{UPDATE}{engine.state.optimizer_idx}")
-        elif event == TrainerEvents.VALIDATION_STARTED:
-            self._start(EVALUATION)
-        elif event in _ENDS_BEFORE:
-            self._stop(_ENDS_BEFORE[event])
+        meaning = self._meanings.get(channel)
+        if meaning is None:
+            meaning = self._meanings[channel] = self._meaning(engine, channel.event)
+        if meaning.before is not None:
+            meaning.before()
         self._levels.append("")
-        if not self.every_handler:
-            self._empty_hooks(engine, channel)
+        if meaning.hooks:
+            # Those that nobody overrides: 1.1.8's table has them, with next to no time.
+            bound = {getattr(record.user, "__name__", "") for record in channel.handlers or ()}
+            for name in meaning.hooks:
+                if name not in bound and self._start(name):
+                    self._stop(name)
 
     def handler_started(self, engine: Any, channel: Channel, record: Record) -> None:
         if not self._levels:
             return  # attached while this event was being fired
-        name = self._action_of(engine, channel, record)
+        known = self._names.get(id(record))
+        if known is None or known[0] is not record:
+            name = str(getattr(record.user, "__name__", ""))
+            if name not in self._meanings[channel].hooks:
+                name = handler_name(record.user, record.owner)
+            known = self._names[id(record)] = (record, name)
+        name = known[1]
         if name == self._levels[-1]:
             return  # the same hook of the next callback
         self._end_level()
@@ -153,16 +155,9 @@ class Profiling(Handler, Watcher):
         if self._levels:
             self._end_level()
             self._levels.pop()
-        event = channel.event
-        if engine.state.stage != "train":
-            if event == Events.ITERATION_STARTED:
-                self._start(EVALUATION_STEP)
-        elif event in _BEGINS_AFTER:
-            self._start(_BEGINS_AFTER[event])
-        elif event == TrainerEvents.OPTIMIZER_STEP_COMPLETED:
-            self._stop(f"{UPDATE}{engine.state.optimizer_idx}")
-        elif event in _ENDS_AFTER:
-            self._stop(_ENDS_AFTER[event])
+        meaning = self._meanings.get(channel)
+        if meaning is not None and meaning.after is not None:
+            meaning.after()
 
     # ------------------------------------------------------------------ parts
 
@@ -185,21 +180,41 @@ class Profiling(Handler, Watcher):
         measured.measured = True  # type: ignore[attr-defined]
         return measured
 
-    def _action_of(self, engine: Any, channel: Channel, record: Record) -> str:
-        user = record.user
-        name = str(getattr(user, "__name__", ""))
-        if not self.every_handler and name in _hooks_at(engine.state.stage, channel.event):
-            return name
-        return handler_name(user, record.owner)
+    def _meaning(self, engine: Any, event: Any) -> "_Meaning":
+        """What begins and ends at an event."""
+        state = engine.state
+        before: Callable[[], Any] | None = None
+        after: Callable[[], Any] | None = None
+        if state.stage != "train":
+            if event in (Events.ITERATION_COMPLETED, Events.EPOCH_COMPLETED):
+                before = partial(self._stop, EVALUATION_STEP)
+            elif event == Events.ITERATION_STARTED:
+                after = partial(self._start, EVALUATION_STEP)
+        elif event == Events.ITERATION_COMPLETED:
+            before = self._end_batch
+        elif event == TrainerEvents.OPTIMIZER_STEP_STARTED:
+            before = partial(self._begin_update, state)
+        elif event == TrainerEvents.OPTIMIZER_STEP_COMPLETED:
+            after = partial(self._end_update, state)
+        else:
+            if event in _BEGINS_BEFORE:
+                before = partial(self._start, _BEGINS_BEFORE[event])
+            elif event in _ENDS_BEFORE:
+                before = partial(self._stop, _ENDS_BEFORE[event])
+            if event in _BEGINS_AFTER:
+                after = partial(self._start, _BEGINS_AFTER[event])
+            elif event in _ENDS_AFTER:
+                after = partial(self._stop, _ENDS_AFTER[event])
+        named = (hook.name for hook in hooks_of(state.stage) if hook.event == event)
+        return _Meaning(before, after, () if self.every_handler else tuple(named))
 
-    def _empty_hooks(self, engine: Any, channel: Channel) -> None:
-        """Actions of the hooks that nobody overrides: 1.1.8's table has them too."""
-        names = _hooks_at(engine.state.stage, channel.event)
-        if names:
-            bound = {getattr(record.user, "__name__", "") for record in channel.handlers or ()}
-            for name in names:
-                if name not in bound and self._start(name):
-                    self._stop(name)
+    def _begin_update(self, state: Any) -> None:
+        if not self._manual:
+            self._stop(STEP)
+        self._start(f"{UPDATE}{state.optimizer_idx}")
+
+    def _end_update(self, state: Any) -> None:
+        self._stop(f"{UPDATE}{state.optimizer_idx}")
 
     def _end_level(self) -> None:
         name, self._levels[-1] = self._levels[-1], ""
@@ -229,6 +244,18 @@ class Profiling(Handler, Watcher):
         self._levels = ["" for _ in self._levels]
 
 
+class _Meaning(NamedTuple):
+    """What to do before and after the handlers of an event, and the hooks it has."""
+
+    before: Callable[[], Any] | None
+    after: Callable[[], Any] | None
+    hooks: tuple[str, ...]
+
+
+_BEGINS_BEFORE = {
+    Events.ITERATION_STARTED: BATCH,
+    TrainerEvents.VALIDATION_STARTED: EVALUATION,
+}
 _BEGINS_AFTER = {
     Events.EPOCH_STARTED: EPOCH,
     Events.GET_BATCH_STARTED: FETCH,
@@ -240,12 +267,6 @@ _ENDS_BEFORE = {
     TrainerEvents.BACKWARD_COMPLETED: BACKWARD,
 }
 _ENDS_AFTER = {Events.EPOCH_COMPLETED: EPOCH, TrainerEvents.VALIDATION_COMPLETED: EVALUATION}
-
-
-@lru_cache(maxsize=256)
-def _hooks_at(stage: str, event: Any) -> tuple[str, ...]:
-    """The hooks of an event in the order in which they run."""
-    return tuple(hook.name for hook in hooks_of(stage) if hook.event == event)
 
 
 def _actions(profiler: Any) -> tuple[Callable[[str], Any], Callable[[str], Any]]:
