@@ -1,1 +1,3 @@
-"""leyden.backends."""
+"""Devices, precision and distributed strategies, each in a module of its own."""
+
+__all__: list[str] = []
