@@ -8,6 +8,8 @@ from typing import Any, TypeVar, cast
 from leyden.hparams import AttributeDict
 from leyden.hparams_files import read_hparams
 
+__all__ = ["load_module"]
+
 _Module = TypeVar("_Module")
 
 
