@@ -1,7 +1,7 @@
 """Train a classifier of handwritten digits: a first look at leyden.
 
     python examples/digits.py
-    python examples/digits.py --max_epochs 5 --out /tmp/digits
+    python examples/digits.py --max_epochs 5 --out runs/digits
 
 Needs scikit-learn for its 1,797 pictures of 8 x 8 pixels, which come with the package.
 """
