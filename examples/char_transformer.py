@@ -1,7 +1,7 @@
 """Train a small transformer to write like Python's documentation, letter by letter.
 
     python examples/char_transformer.py
-    python examples/char_transformer.py --max_epochs 8 --out /tmp/characters
+    python examples/char_transformer.py --max_epochs 8 --out runs/characters
 
 The text is the docstrings of Python's own library; nothing is downloaded.
 """
