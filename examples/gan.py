@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
 
+__all__ = ["GAN", "circle", "main", "network"]
+
 
 def network(inputs: int, outputs: int) -> nn.Sequential:
     """A small multi-layer perceptron."""
