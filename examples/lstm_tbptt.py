@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
 
+__all__ = ["Waves", "main", "waves"]
+
 
 class Waves(leyden.LightningModule):
     """Predicts the next value of a wave.
