@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
 
+__all__ = ["SharpnessAware", "main", "moons"]
+
 
 class SharpnessAware(leyden.LightningModule):
     """A classifier of two moons, trained with SAM.
