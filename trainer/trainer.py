@@ -15,12 +15,15 @@ from leyden.assembly import assemble
 from leyden.config import CHECKS, TrainerConfig, signature_parameters
 from leyden.engine.errors import MisconfiguredType, NotBuilt
 from leyden.fitting import fit
+from leyden.handlers.cost_report import Cost
+from leyden.loaders import datamodule_of
 from leyden.observers import assemble_observers, connect_callbacks, make_profiler, tell
 from leyden.plan import Plan
 from leyden.plan_of import plan_of
 from leyden.properties import TrainerProperties
-from leyden.run import Run, TrainerState, datamodule_of
+from leyden.run import Run
 from leyden.settings import Settings
+from leyden.states import TrainerState
 
 __all__ = ["Trainer", "TrainerState"]
 
@@ -296,6 +299,10 @@ class Trainer(TrainerProperties):
             reasons: print why a handler has its place among those of its event, where it says so.
         """
         return plan_of(self._run, self._settings, reasons=reasons)
+
+    def cost(self) -> Cost:
+        """What the last run, or the one that goes on, spent its time on: by handler and argument."""
+        return self._run.cost.report()
 
     # ------------------------------------------------------------------ arguments
 
