@@ -121,7 +121,7 @@ MODULES: dict[str, dict[str, str]] = {
     "profiler": _ALL_PROFILERS,
     "profiler.profilers": _ALL_PROFILERS,
     "trainer": _TRAINER,
-    "trainer.states": {"TrainerState": "leyden.run:TrainerState"},
+    "trainer.states": {"TrainerState": "leyden.states:TrainerState"},
     "trainer.supporters": {"TensorRunningAccum": "leyden.accumulators:TensorRunningAccum"},
     "trainer.trainer": {"Trainer": "leyden.trainer:Trainer"},
     "tuner": {},

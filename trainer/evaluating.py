@@ -7,7 +7,8 @@ from leyden.engine import TrainerEvents
 from leyden.engine.errors import MisconfigurationException
 from leyden.loaders import LOADERS
 from leyden.module import LightningModule
-from leyden.run import Run, TrainerState
+from leyden.run import Run
+from leyden.states import TrainerState
 from leyden.stepping import verify
 
 __all__ = ["evaluate_alone"]

@@ -1,6 +1,8 @@
 """The procedure of fit: prepare, check, loop, end; every way out passes the end hooks."""
 
+import contextlib
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -8,16 +10,27 @@ from typing import Any
 
 import torch
 
-from leyden.engine import Events, TrainerEvents
+from leyden.engine import Events, Phase, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
+from leyden.handlers.checkpoint_names import default_directory, join
 from leyden.handlers.schedulers import LRSchedulers
 from leyden.module import LightningModule
 from leyden.optimizers import configured
 from leyden.overrides import overrides
-from leyden.run import Run, TrainerState
+from leyden.run import Run
+from leyden.states import TrainerState
 from leyden.stepping import training_step, verify
 
-__all__ = ["fit"]
+__all__ = ["INTERRUPTED", "fit"]
+
+#: the checkpoint that a signal leaves beside the others.
+INTERRUPTED = "interrupted.ckpt"
+# Where nothing of a batch was begun: exact as it is.
+_BETWEEN_BATCHES = (
+    Events.ITERATION_COMPLETED,
+    Events.GET_BATCH_STARTED,
+    Events.EPOCH_COMPLETED,
+)
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +63,8 @@ def fit(run: Run, model: Any, train: Any, val: Any, datamodule: Any) -> None:
         run.call("teardown", "fit")
         if run.status == TrainerState.RUNNING:
             run.status = TrainerState.FINISHED
+        if run.interrupted and run.interruption.ends_process:
+            raise SystemExit(run.interruption.exit_code)
 
 
 def _warn_of_idle_parts(run: Run, model: Any) -> None:
@@ -147,7 +162,11 @@ def _train(run: Run) -> BaseException | None:
     if error is None:
         run.state.settle()
     _end_of_training(run, error)
-    run.error = None
+    if run.interrupted_path:
+        # Of what was saved by the ending, this one holds the run as it was: it counts as newest.
+        with contextlib.suppress(OSError):
+            os.utime(run.interrupted_path)
+    run.error, run.interrupted_path = None, ""
     return error
 
 
@@ -180,12 +199,30 @@ def _loop(run: Run) -> None:
             "batch": batch,
         }
     )
+    _stopped_by_signal(run)  # one that came before
     engine.run(run.feed, max_epochs=limit)
+    if engine.phase is Phase.INTERRUPTED and engine._paused_at not in _BETWEEN_BATCHES:
+        # The batch is fetched: finish its step, for an exact continuation.
+        handle = engine.listen(
+            Events.ITERATION_COMPLETED, lambda engine: engine.interrupt(), order=10_000
+        )
+        engine.run(run.feed, max_epochs=limit)
+        handle.remove()
 
 
 def _stopped_by_signal(run: Run) -> None:
     if run.interruption.requested:
         raise KeyboardInterrupt
+
+
+def _save_interrupted(run: Run) -> None:
+    """After a signal: one checkpoint of this very moment, where checkpoints are wanted."""
+    savers = [saver for saver in run.trainer.checkpoint_callbacks if saver.save_top_k != 0]
+    quiet = run.interruption.forced or run.settings.fast_dev_run or not run.state.iteration
+    if savers and not quiet:
+        folder = savers[0].dirpath or default_directory(run.trainer)
+        run.interrupted_path = join(os.fspath(folder), INTERRUPTED)
+        run.trainer.save_checkpoint(run.interrupted_path)
 
 
 def _failed(run: Run, error: BaseException) -> None:
@@ -195,6 +232,9 @@ def _failed(run: Run, error: BaseException) -> None:
             run.interrupted = True
             run.status = TrainerState.INTERRUPTED
             log.warning("interrupted: training ends here, what is done is kept")
+            if run.interruption.requested:
+                run.interruption.out_of_danger()
+                _noted(error, partial(_save_interrupted, run))
             run.call("on_keyboard_interrupt", module=False)
     # One by one: a hook that fails itself keeps no other from running.
     for callback in run.callbacks():

@@ -6,11 +6,12 @@ from typing import Any
 
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
+from leyden.datamodule import LightningDataModule
 from leyden.engine.errors import MisconfigurationException, MisconfiguredValue
 from leyden.overrides import overrides
 from leyden.seed import WORKERS_VARIABLE, seed_worker
 
-__all__ = ["Loaders", "batches_of", "limited", "unshuffled"]
+__all__ = ["Loaders", "batches_of", "datamodule_of", "limited", "unshuffled"]
 
 INFINITE = float("inf")
 #: The name of the loaders of each evaluation.
@@ -222,6 +223,15 @@ def _shuffles(loader: Any) -> bool:
 
 
 def _defined(datamodule: Any, name: str) -> bool:
-    from leyden.datamodule import LightningDataModule
-
     return overrides(datamodule, name, LightningDataModule)
+
+
+def datamodule_of(model: Any, given: Any) -> Any:
+    """The data module of a run: the one given, else the one the module brings."""
+    found = given if given is not None else getattr(model, "datamodule", None)
+    if found is not None and not isinstance(found, LightningDataModule):
+        raise MisconfigurationException(
+            f"datamodule={found!r} is a {type(found).__name__}: pass a LightningDataModule, or "
+            "loaders by name"
+        )
+    return found

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from leyden.checkpoint_choice import WORDS, choose
-from leyden.datamodule import LightningDataModule
 from leyden.engine import Engine, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
 from leyden.engine.feed import Feed
@@ -29,12 +28,13 @@ from leyden.handlers.metrics import MetricRecorder
 from leyden.handlers.profiling import acted
 from leyden.handlers.schedulers import LRSchedulers
 from leyden.handlers.stopping import Stopping
-from leyden.loaders import INFINITE, Loaders
+from leyden.loaders import INFINITE, Loaders, batches_of
 from leyden.module import LightningModule
 from leyden.module_handler import ModuleHandler
 from leyden.optimizers import OptimizerSet
 from leyden.overrides import overrides
 from leyden.resuming import Resume, resume_state
+from leyden.states import TrainerState
 from leyden.stepping import evaluation_step
 from leyden.transfer import move_to_device
 
@@ -42,15 +42,6 @@ __all__ = ["Run", "TrainerState"]
 
 log = logging.getLogger(__name__)
 STAGES = ("validate", "test", "predict")
-
-
-class TrainerState:
-    """What a Trainer is doing. Source: Lightning 1.1, whose values are these texts."""
-
-    INITIALIZING = "INITIALIZING"
-    RUNNING = "RUNNING"
-    FINISHED = "FINISHED"
-    INTERRUPTED = "INTERRUPTED"
 
 
 class Run:
@@ -313,7 +304,7 @@ class Run:
         count = loaders.num_training_batches
         self.state.num_batches = count
         unknown = count == INFINITE
-        limit = None if unknown or count >= _length(loaders.train) else int(count)
+        limit = None if unknown or count >= batches_of(loaders.train) else int(count)
         self.feed = Feed(loaders.train, limit=limit, transfer=self.transfer())
         if "Validation" in self.handlers:
             self.handlers["Validation"].every_n_batches = loaders.val_check_batch(
@@ -493,20 +484,3 @@ class Run:
         if predictions is not None:
             predictions.write(self.trainer.global_rank, self.trainer.world_size)
         return results
-
-
-def _length(loader: Any) -> float:
-    try:
-        return len(loader)
-    except (TypeError, NotImplementedError):
-        return INFINITE
-
-
-def datamodule_of(model: Any, given: Any) -> Any:
-    """The data module of a run: the one given, else the one the module brings."""
-    found = given if given is not None else getattr(model, "datamodule", None)
-    if found is not None and not isinstance(found, LightningDataModule):
-        raise MisconfigurationException(
-            f"datamodule={found!r} is a {type(found).__name__}: pass a LightningDataModule, or loaders by name"
-        )
-    return found
