@@ -138,7 +138,7 @@ def flag_or_text(name: str, value: Any) -> bool | str:
 
 
 def profiler(name: str, value: Any) -> Any:
-    """Accept None, a bool, ``'simple'``, ``'advanced'``, ``'pytorch'``, ``'trace'`` or an object."""
+    """Accept None, a bool, 'simple', 'advanced', 'pytorch', 'trace' or a profiler object."""
     allowed = "pass None, True, 'simple', 'advanced', 'pytorch', 'trace', or a profiler object"
     if isinstance(value, str):
         if value.lower() not in ("simple", "advanced", "pytorch", "trace"):
