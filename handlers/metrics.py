@@ -47,6 +47,8 @@ class MetricRecorder:
         progress_bar_metrics: what was logged with ``prog_bar=True``, as numbers.
         hook: the name of the hook or step that runs now; whoever calls user code assigns it.
         stage: "train", "sanity", "validate", "test" or "predict".
+        busy: whether anything was logged since the last `train_batch_ended`; if not, the call can
+            be left out.
     """
 
     state_keys = ("records", "objects", "batches", "since_flush", "dicts")
@@ -75,6 +77,7 @@ class MetricRecorder:
         self._batches = 0
         self._grad_norms: dict[str, Any] = {}
         self._returned: dict[str, Any] = {}
+        self.busy = False
         self._restored = False
         self._module: Any = None
         self._unplaced: dict[str, Any] = {}
@@ -186,6 +189,7 @@ class MetricRecorder:
         record.optimizer_idx = state.optimizer_idx
         record.split_idx = state.split_idx
         record.value = value
+        self.busy = True
         acc = record.acc
         if acc is not None:
             acc.values.append(value)
@@ -234,6 +238,7 @@ class MetricRecorder:
         shown, logged, bar = split_returned(entries)
         self.callback_metrics.update(shown)
         self._returned.update(logged)
+        self.busy = True
         self.logged_metrics.store(logged)
         self.progress_bar_metrics.store(bar)
 
@@ -245,6 +250,7 @@ class MetricRecorder:
                 written.
             force: write although the step's number is not a multiple (the run is to stop).
         """
+        self.busy = False
         self._weight = 0
         self._batches += 1
         pending = self._pending
@@ -284,10 +290,6 @@ class MetricRecorder:
                 self._write(row)
         self._returned.clear()
         self._grad_norms.clear()
-
-    def has_values(self) -> bool:
-        """Whether the running batch has values that `train_batch_ended` will show."""
-        return bool(self._pending or self._returned or self._grad_norms)
 
     def row_due(self, force: bool = False) -> bool:
         """Whether the running step's row goes to the logger; who measures only for the row asks."""
@@ -421,6 +423,7 @@ class MetricRecorder:
         """
         if grad_norms:
             self._grad_norms.update(grad_norms)
+            self.busy = True
         if metrics:
             self._write(dict(metrics), step)
 

@@ -77,8 +77,9 @@ class ModuleHandler(Handler):
         if type(output) is dict and ("log" in output or "progress_bar" in output):
             self.recorder.train_step_output(output, state.loss)
         recorder = self.recorder
-        force = recorder.has_values() and self.flush()
-        recorder.train_batch_ended(write=state.closed_at == state.iteration, force=force)
+        if recorder.busy:
+            write = state.closed_at == state.iteration
+            recorder.train_batch_ended(write=write, force=self.flush())
 
     def _end_epoch(self, engine: Engine) -> None:
         result = None
