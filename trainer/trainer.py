@@ -301,7 +301,7 @@ class Trainer(TrainerProperties):
         return plan_of(self._run, self._settings, reasons=reasons)
 
     def cost(self) -> Cost:
-        """What the last run, or the one that goes on, spent its time on: by handler and argument."""
+        """What the last run, or the one that goes on, spent its time on, by handler and origin."""
         return self._run.cost.report()
 
     # ------------------------------------------------------------------ arguments
