@@ -9,6 +9,7 @@ import torch
 
 from leyden.engine.errors import MisconfigurationException, MisconfiguredValue
 from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.loggers.guard import safe_logger
 
 __all__ = ["DeviceStatsMonitor", "GPUStatsMonitor"]
 
@@ -94,7 +95,7 @@ class GPUStatsMonitor(CallbackBase):
         values = self._read()
         if self.inter_step_time and self._step_ended is not None:
             values["batch_time/inter_step (ms)"] = (now - self._step_ended) * 1000
-        trainer.logger.log_metrics(values, step=trainer.global_step)
+        safe_logger(trainer).log_metrics(values, step=trainer.global_step)
 
     def on_train_batch_end(
         self,
@@ -112,7 +113,7 @@ class GPUStatsMonitor(CallbackBase):
         values = self._read()
         if self.intra_step_time and self._step_began is not None:
             values["batch_time/intra_step (ms)"] = (now - self._step_began) * 1000
-        trainer.logger.log_metrics(values, step=trainer.global_step)
+        safe_logger(trainer).log_metrics(values, step=trainer.global_step)
 
     def _read(self) -> dict[str, float]:
         nvml, values = self._nvml, {}
@@ -194,7 +195,7 @@ class DeviceStatsMonitor(CallbackBase):
             values["cpu_vm_percent"] = self._psutil.virtual_memory().percent
             values["cpu_swap_percent"] = self._psutil.swap_memory().percent
         prefix = f"{type(self).__name__}.{hook}/"
-        trainer.logger.log_metrics(
+        safe_logger(trainer).log_metrics(
             {prefix + name: float(value) for name, value in values.items()},
             step=trainer.global_step,
         )

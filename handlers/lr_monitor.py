@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from leyden.engine.errors import MisconfiguredValue
 from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.loggers.guard import safe_logger
 
 __all__ = ["LearningRateMonitor"]
 
@@ -114,7 +115,7 @@ class LearningRateMonitor(CallbackBase):
                 decay = float(group.get("weight_decay", 0))
                 values[key] = self.last_weight_decay_values[key] = decay
         if values:
-            trainer.logger.log_metrics(values, step=trainer.global_step)
+            safe_logger(trainer).log_metrics(values, step=trainer.global_step)
 
     def _groups(
         self, schedulers: list[dict[str, Any]], interval: str | None

@@ -8,6 +8,7 @@ import torch
 
 from leyden.engine.errors import MisconfiguredValue
 from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.loggers.guard import safe_logger
 
 __all__ = ["ThroughputMonitor", "rates", "samples_in"]
 
@@ -108,7 +109,7 @@ class ThroughputMonitor(CallbackBase):
             self.last = rates(counted[0], counted[1], counted[2], seconds, self.peak_flops)
             self.last["throughput/samples"] = float(self.samples)
             self.last["throughput/batches"] = float(self.batches)
-            trainer.logger.log_metrics(self.last, step=trainer.global_step)
+            safe_logger(trainer).log_metrics(self.last, step=trainer.global_step)
             self._begin()
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:

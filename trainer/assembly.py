@@ -125,7 +125,7 @@ def _nan(settings: Any, run: Run) -> Any:
 def _lifecycle(settings: Any, run: Run) -> Any:
     if settings.logger is False and not settings.needs_dummy_logger:
         return None
-    return LoggerLifecycle(lambda: run.logger if run.trainer.is_global_zero else None)
+    return LoggerLifecycle(lambda: run.guard if run.trainer.is_global_zero else None)
 
 
 def _flags(settings: Any, run: Run) -> Any:

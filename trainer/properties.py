@@ -92,6 +92,14 @@ class TrainerProperties(HardwareProperties):
         return self._run.interrupted
 
     @property
+    def exit_code(self) -> int:
+        """What to end the script with after Ctrl-C, ``sys.exit(trainer.exit_code)``: 130; else 0.
+
+        After SIGTERM and SIGUSR1 ``fit`` ends the script itself, with 143 and 138.
+        """
+        return self._run.interruption.exit_code
+
+    @property
     def state(self) -> str:
         """INITIALIZING, RUNNING, FINISHED or INTERRUPTED."""
         return self._run.status
@@ -274,6 +282,11 @@ class TrainerProperties(HardwareProperties):
         return handlers["RunningLoss"].mean()
 
     # ------------------------------------------------------------------ loggers, callbacks, paths
+
+    @property
+    def guarded_logger(self) -> Any:
+        """What handlers log through: a logger that fails is told of, and does not end the run."""
+        return self._run.guard
 
     @property
     def logger(self) -> Any:

@@ -1,7 +1,7 @@
 """The parts of one Trainer and the procedures over them: fit and the evaluations.
 
-Nothing here is a feature: features are handlers, put on the engines by ``assembly.py``. What remains is the
-order in which a run is prepared, looped and ended.
+Nothing here is a feature: features are handlers, put on the engines by ``assembly.py``. What
+remains is the order in which a run is prepared, looped and ended.
 """
 
 import logging
@@ -23,7 +23,9 @@ from leyden.handlers import checkpoint_io, checkpoint_state
 from leyden.handlers.callback_base import CallbackBase
 from leyden.handlers.cost import CostMeter
 from leyden.handlers.evaluation import EvalFeed, Surroundings, evaluate, evaluator
+from leyden.handlers.gpu_memory import GPUMemoryRows
 from leyden.handlers.interruption import Interruption
+from leyden.handlers.loggers.guard import guarded
 from leyden.handlers.metrics import MetricRecorder
 from leyden.handlers.profiling import acted
 from leyden.handlers.schedulers import LRSchedulers
@@ -85,6 +87,7 @@ class Run:
         self.schedulers: LRSchedulers | None = None
         self.features: dict[Any, Any] = {}
         self.logger: Any = None
+        self.guard: Any = None  # stands before it: a logger that fails does not end the run
         self.callback_list: list[Any] = []
         self.model_callbacks: list[Any] | None = None
         self.sanity_batches: list[float] = []
@@ -97,13 +100,14 @@ class Run:
         self.interrupted_path = ""
         self.feed: Feed | None = None
         for engine in (self.engine, *self.evaluators.values()):
-            engine.state.trainer = trainer
+            state: Any = engine.state
+            state.trainer = trainer
         self.trainer = trainer
 
     # ------------------------------------------------------------------ the parts
 
     def engines_of(self, handler: Any) -> list[Engine]:
-        """The engines that a handler listens on: callbacks on all, others on the training engine."""
+        """The engines that a handler listens on: all for callbacks, else the training engine."""
         if isinstance(handler, (CallbackBase, ModuleHandler)):
             return [self.engine, *self.evaluators.values()]
         return [self.engine]
@@ -127,7 +131,7 @@ class Run:
         return found
 
     def call(self, hook: str, *arguments: Any, module: bool = True, reverse: bool = False) -> None:
-        """Call a hook that belongs to no event: callbacks with (trainer, module), then the module itself."""
+        """Call a hook that belongs to no event, of the callbacks, then of the module itself."""
         self.recorder.hook = hook
 
         def on_module() -> None:
@@ -150,8 +154,14 @@ class Run:
 
     def use_logger(self, logger: Any) -> None:
         """Take this logger from now on."""
-        self.logger = logger
-        self.recorder.logger = logger
+        self.logger, self.guard = logger, guarded(logger)
+        memory = self.settings.log_gpu_memory
+        if memory is not None and logger is not None:
+            self.guard = GPUMemoryRows(self.guard, memory, self._on_gpu)
+        self.recorder.logger = self.guard
+
+    def _on_gpu(self) -> bool:
+        return self.model is not None and self.model.device.type == "cuda"
 
     @property
     def in_batch(self) -> bool:
@@ -179,8 +189,8 @@ class Run:
 
     def save_logger(self) -> None:
         """Make the loggers write."""
-        if self.logger is not None and self.trainer.is_global_zero:
-            self.logger.save()
+        if self.guard is not None and self.trainer.is_global_zero:
+            self.guard.save()
 
     def flush_now(self) -> bool:
         """Whether rows are to be written whatever the step."""
@@ -198,7 +208,8 @@ class Run:
         model.trainer = self.trainer
         model._recorder = self.recorder
         for engine in (self.engine, *self.evaluators.values()):
-            engine.state.model, engine.state.scope = model, self.recorder
+            state: Any = engine.state
+            state.model, state.scope = model, self.recorder
         self.recorder.bind(self.state, model)
         self.interrupted = False
         self.state.settle()
@@ -234,7 +245,7 @@ class Run:
         if data is not None and not data.has_prepared_data:
             data.prepare_data()
         elif data is not None:
-            # Source: Lightning 1.1: a data module that is prepared stands for the module's own, too.
+            # Source: Lightning 1.1: a data module that is prepared stands for the module, too.
             return
         if overrides(self.model, "prepare_data", LightningModule):
             self.recorder.hook = "prepare_data"
@@ -252,7 +263,7 @@ class Run:
             data.setup(stage)
         self.call("setup", stage)
 
-    def bind(self, *, training: bool) -> None:
+    def bind(self) -> None:
         """Attach the hooks that the module and the callbacks really override."""
         if self.module_handler is not None:
             self.handlers.remove(self.module_handler)
@@ -297,7 +308,7 @@ class Run:
 
     # ------------------------------------------------------------------ the training loader
 
-    def request_training(self) -> None:
+    def request_training(self) -> Feed:
         """Ask for the training loader and make the feed of the engine."""
         loaders, settings = self.loaders, self.settings
         loaders.request_train(LightningModule, settings)
@@ -305,17 +316,17 @@ class Run:
         self.state.num_batches = count
         unknown = count == INFINITE
         limit = None if unknown or count >= batches_of(loaders.train) else int(count)
-        self.feed = Feed(loaders.train, limit=limit, transfer=self.transfer())
+        feed = self.feed = Feed(loaders.train, limit=limit, transfer=self.transfer())
         if "Validation" in self.handlers:
             self.handlers["Validation"].every_n_batches = loaders.val_check_batch(
                 settings.val_check_interval
             )
             self.handlers.refresh(self.handlers["Validation"])
+        return feed
 
     def reload_training(self) -> None:
         """Ask for the training loader again, for the epoch that begins."""
-        self.request_training()
-        self.engine.set_data(self.feed)
+        self.engine.set_data(self.request_training())
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -353,7 +364,7 @@ class Run:
             saved.fire()
 
     def resume_state(self) -> dict[str, Any]:
-        """All that the next process needs beside weights, optimizers and callbacks, as plain data."""
+        """What the next process needs beside weights, optimizers and callbacks, as plain data."""
         self.save_logger()  # the rows up to here are there when the checkpoint is
         return resume_state(self)
 
@@ -368,7 +379,10 @@ class Run:
         )
 
     def load_resume_state(self, kept: Any, epoch: int, global_step: int) -> None:
-        """Go on where a checkpoint was saved: ``kept`` is what :meth:`resume_state` gave, None if there is none."""
+        """Go on where a checkpoint was saved.
+
+        ``kept`` is what :meth:`resume_state` gave; None: the checkpoint has no such part.
+        """
         position = (kept or {}).get("position") or {
             "epoch": epoch,
             "batch": 0,

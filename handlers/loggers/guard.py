@@ -3,12 +3,13 @@
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from leyden.handlers.loggers.collection import LoggerCollection
 from leyden.handlers.loggers.values import scalars
 
-__all__ = ["LoggerGuard"]
+__all__ = ["GuardedLoggers", "LoggerGuard", "guarded", "safe_logger"]
 
 # These come of code that is wrong, not of a disk or server; they end the run as everywhere else.
 _MISTAKES = (
@@ -203,3 +204,64 @@ class LoggerGuard:
 
 def _text(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+class GuardedLoggers:
+    """Several loggers, each behind a guard of its own: where one fails the others go on.
+
+    Args:
+        loggers: the loggers.
+    """
+
+    def __init__(self, loggers: Iterable[Any]) -> None:
+        self.guards = [LoggerGuard(logger) for logger in loggers]
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write metrics to each logger."""
+        metrics = scalars(metrics)  # once for all of them
+        for guard in self.guards:
+            guard.log_metrics(metrics, step)
+
+    def agg_and_log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Let each logger gather metrics of one step in its own way."""
+        metrics = scalars(metrics)
+        for guard in self.guards:
+            guard.agg_and_log_metrics(metrics, step)
+
+    def log_hyperparams(self, params: Any) -> None:
+        """Write hyper-parameters to each logger."""
+        for guard in self.guards:
+            guard.log_hyperparams(params)
+
+    def log_graph(self, model: Any, input_array: Any = None) -> None:
+        """Let each logger record the model's graph."""
+        for guard in self.guards:
+            guard.log_graph(model, input_array)
+
+    def save(self) -> None:
+        """Let each logger write what it holds."""
+        for guard in self.guards:
+            guard.save()
+
+    def finalize(self, status: str) -> None:
+        """Tell each logger that the run has ended."""
+        for guard in self.guards:
+            guard.finalize(status)
+
+    def close(self) -> None:
+        """Close each logger."""
+        for guard in self.guards:
+            guard.close()
+
+
+def guarded(logger: Any) -> Any:
+    """Put a guard before a logger, or before each one of a collection; None stays None."""
+    if logger is None:
+        return None
+    several = isinstance(logger, LoggerCollection)
+    return GuardedLoggers(logger) if several else LoggerGuard(logger)
+
+
+def safe_logger(trainer: Any) -> Any:
+    """The guard before a Trainer's logger, for handlers that log; else its logger as it is."""
+    return getattr(trainer, "guarded_logger", None) or trainer.logger
