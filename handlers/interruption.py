@@ -1,5 +1,6 @@
-"""Ctrl-C: finish the step, then stop; a second one stops at once."""
+"""Ctrl-C, SIGTERM and SIGUSR1: finish the step, then stop; a second signal stops at once."""
 
+import _thread
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,44 +12,92 @@ from leyden.engine import Engine
 
 __all__ = ["Interruption"]
 
+_ENDING = tuple(
+    number for name in ("SIGTERM", "SIGUSR1") if (number := getattr(signal, name, None)) is not None
+)
+
 
 class Interruption:
-    """Turns the first SIGINT into a request that the engines honour at their next event.
+    """Turns the first signal into a request that the engines honour at their next event.
 
-    No work is done inside the signal handler but setting flags. The second SIGINT raises
-    ``KeyboardInterrupt`` where the program is. Outside the main thread nothing is installed:
-    signals never arrive there.
+    No work is done inside the signal handler but setting flags. A second signal, or the end of
+    the grace period, raises ``KeyboardInterrupt`` where the program is. Outside the main thread
+    nothing is installed: signals never arrive there. A program with a handler of its own for one
+    of the signals keeps it.
+
+    Args:
+        engines: those that are told.
+        grace: seconds from SIGTERM or SIGUSR1 to the moment when the step is given up. Clusters
+            send SIGKILL 30 seconds after SIGTERM (Kubernetes and SLURM by default), and the
+            checkpoint has to be written by then.
 
     Attributes:
-        requested: whether a SIGINT came.
+        requested: whether a signal came.
         forced: whether a second one came, which asks to stop without ceremony.
+        number: the first signal; 0 if none came.
     """
 
-    def __init__(self, *engines: Engine) -> None:
+    def __init__(self, *engines: Engine, grace: float = 20.0) -> None:
+        if not grace > 0:
+            raise ValueError(f"grace={grace!r} is not above 0: it is a number of seconds")
         self.engines = engines
+        self.grace = grace
         self.requested = False
         self.forced = False
+        self.number = 0
+        self._clock: threading.Timer | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell says of a process that such a signal ended: 143, 130; 0 if none came."""
+        return 128 + self.number if self.number else 0
+
+    @property
+    def ends_process(self) -> bool:
+        """Whether the process is to end after the run: not after Ctrl-C, as in Lightning 1.1."""
+        return self.number in _ENDING
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Listen within the block; the handler that was there before is back afterwards."""
+    def listening(self, *, ending: bool = False) -> Iterator[None]:
+        """Listen within the block; the handlers that were there before are back afterwards.
+
+        Args:
+            ending: listen to SIGTERM and SIGUSR1 too.
+        """
         self.requested = self.forced = False
-        before: Any = signal.getsignal(signal.SIGINT)
-        main = threading.current_thread() is threading.main_thread()
-        if not main or before is not signal.default_int_handler:
-            # A program with a handler of its own keeps it: it may raise KeyboardInterrupt itself.
-            yield
-            return
-        signal.signal(signal.SIGINT, self._flag)
+        self.number = 0
+        before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            wanted: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
+            if ending:
+                wanted.update(dict.fromkeys(_ENDING, signal.SIG_DFL))
+            for number, untouched in wanted.items():
+                if signal.getsignal(number) is untouched:
+                    before[number] = signal.signal(number, self._flag)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if self._clock is not None:
+                self._clock.cancel()
+                self._clock = None
 
     def _flag(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             self.forced = True
             raise KeyboardInterrupt
         self.requested = True
+        self.number = number
         for engine in self.engines:
             engine.should_interrupt = True
+        if number in _ENDING:
+            self._clock = threading.Timer(self.grace, _thread.interrupt_main)
+            self._clock.daemon = True
+            self._clock.start()
+
+    def out_of_danger(self) -> None:
+        """The step is done: what follows is not given up when the grace period ends."""
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None

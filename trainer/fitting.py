@@ -13,6 +13,7 @@ import torch
 from leyden.engine import Events, Phase, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
 from leyden.handlers.checkpoint_names import default_directory, join
+from leyden.handlers.model_checkpoint import ModelCheckpoint
 from leyden.handlers.schedulers import LRSchedulers
 from leyden.module import LightningModule
 from leyden.optimizers import configured
@@ -88,15 +89,15 @@ def _warn_of_short_epoch(run: Run) -> None:
     factor, batches = run.state.accumulate_grad_batches, run.loaders.num_training_batches
     if factor > batches > 0:
         warnings.warn(
-            f"accumulate_grad_batches={factor} is more than the {int(batches)} batches of an epoch: each epoch makes "
-            f"one step, of gradients divided by {factor}",
+            f"accumulate_grad_batches={factor} is more than the {int(batches)} batches of an "
+            f"epoch: each epoch makes one step, of gradients divided by {factor}",
             UserWarning,
             stacklevel=5,
         )
     if batches == 0 and run.settings.limit_train_batches:
         warnings.warn(
-            "the training loader has no batches: nothing is trained; look at the length of its dataset, batch_size "
-            "and drop_last",
+            "the training loader has no batches: nothing is trained; look at the length of its "
+            "dataset, batch_size and drop_last",
             UserWarning,
             stacklevel=5,
         )
@@ -114,7 +115,7 @@ def _prepare_training(run: Run) -> None:
         for callback in run.model_callbacks:
             run.callback_list.append(callback)
             run.handlers.add(callback, origin=f"{type(model).__name__}.configure_callbacks")
-    run.bind(training=True)
+    run.bind()
     readers = ("on_train_epoch_end", "on_train_batch_end")
     keep = any(
         overrides(model, name, LightningModule) for name in ("training_epoch_end", *readers)
@@ -139,7 +140,7 @@ def _prepare_training(run: Run) -> None:
 
 
 def _train(run: Run) -> BaseException | None:
-    """Sanity check, then epochs. Gives the exception that ended training, after the end hooks ran."""
+    """Sanity check, then epochs. Gives the exception that ended training; the end hooks ran."""
     error: BaseException | None = None
     run.stopping().should_stop, run.error = False, None
     try:
@@ -238,7 +239,9 @@ def _failed(run: Run, error: BaseException) -> None:
             run.call("on_keyboard_interrupt", module=False)
     # One by one: a hook that fails itself keeps no other from running.
     for callback in run.callbacks():
-        if callback.defines("on_exception"):
+        if run.interrupted_path and isinstance(callback, ModelCheckpoint):
+            callback._failed = True  # what it would save now is saved, as it was
+        elif callback.defines("on_exception"):
             _noted(error, partial(callback.on_exception, run.trainer, run.model, error))
     if overrides(run.model, "on_exception", LightningModule):
         _noted(error, partial(run.model.on_exception, error))

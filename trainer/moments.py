@@ -14,6 +14,7 @@ from typing import Any
 
 from leyden.engine import Engine
 from leyden.engine.dispatch import Channel
+from leyden.engine.records import Record
 
 __all__ = ["event_named", "finish", "moment_of", "remaining"]
 
@@ -36,12 +37,12 @@ def moment_of(engines: dict[str, Engine], error: BaseException | None = None) ->
     }
     found: dict[int, list[Any]] = {}
     for frame in _frames_of(error) if error is not None else reversed(list(_frames_here())):
-        if frame.f_code not in _FIRING:
+        if not _fires(frame):
             continue
         seen = frame.f_locals
         channel: Any = seen.get("self")
         record = seen.get("record")
-        if id(channel) not in stage_of or record is None or channel.handlers is None:
+        if id(channel) not in stage_of or not isinstance(record, Record) or not channel.handlers:
             continue
         done = []
         for other in channel.handlers:
@@ -80,9 +81,10 @@ def _finish(self: Channel, rest: list[Any], engine: Engine) -> None:
         record.compile(engine, counter)(engine)
 
 
-_FIRING = {
-    function.__code__ for function in (Channel.fire, Channel._fire_checked, Channel._walk, _finish)
-}
+def _fires(frame: FrameType) -> bool:
+    """Whether this looks like a method of a channel that goes through its records."""
+    names = frame.f_code.co_varnames
+    return names[:1] == ("self",) and "record" in names
 
 
 def event_named(engine: Engine, name: str) -> Any:
