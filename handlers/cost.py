@@ -82,7 +82,7 @@ class _Row:
         self.sampled = sampled
         self.seconds = self.estimate = self.estimated_calls = 0.0
         self.calls = 0
-        self.last = (0.0, 0)
+        self.last: tuple[float, float] = (0.0, 0)
 
 
 class _Sampler:
