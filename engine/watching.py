@@ -93,7 +93,8 @@ def leave(channels: Iterable[Channel], watcher: Watcher) -> None:
         elif watchers:
             channel.watchers = tuple(known for known in watchers if known is not watcher)
         if not channel.watchers and type(channel) is WatchedChannel:
-            channel.__class__ = Channel
+            plain: Any = channel  # to a checker it is a WatchedChannel for good
+            plain.__class__ = Channel
             # Compiled already: only what the loop looks at has to be found again.
             channel.live, channel.due = bool(channel.handlers) or channel._hub.tapped, -1
 
