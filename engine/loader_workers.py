@@ -50,9 +50,7 @@ class WorkerStates:
         self._depth = (loader.prefetch_factor or 2) + 4
         self._size = _HEADER + len(self._record()) + _SLACK
         # One slot more, for the state before the first batch.
-        self._ring = torch.zeros(
-            loader.num_workers, self._depth + 1, self._size, dtype=torch.uint8
-        )
+        self._ring = torch.zeros(loader.num_workers, self._depth + 1, self._size, dtype=torch.uint8)
         self._ring.share_memory_()  # type: ignore[no-untyped-call]
 
     def begin(self, worker: int) -> None:
