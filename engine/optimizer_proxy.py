@@ -20,6 +20,7 @@ class OptimizerProxy:
     _optimizer: Any
     _owner: Any
     _index: int
+    _replaced: tuple[Callable[..., Any], ...] = ()
 
     @classmethod
     def wrap(cls, optimizer: Optimizer, index: int, owner: Any) -> Any:
@@ -45,11 +46,13 @@ class OptimizerProxy:
         accumulation factor.
         """
         # A property: schedulers put a wrapped `step` into the shared dict, which would win.
-        return self._step
+        return self._replaced[0] if self._replaced else self._step
 
     @step.setter
     def step(self, value: Any) -> None:
-        self._optimizer.step = value
+        # A scheduler made with the proxy wraps `_step`. Given to the optimizer, whose step `_step`
+        # ends with, it would call itself; the class is this proxy's alone.
+        type(self)._replaced = (value,)
 
     def _step(
         self,

@@ -1,0 +1,74 @@
+"""The optimizer that user code sees: its attributes are the real one's, its step fires events."""
+
+import pickle
+from typing import Any
+
+import pytest
+import torch
+
+from leyden.engine import Engine, TrainerEvents
+from leyden.engine.step import TrainingStep
+
+EVENTS = (
+    TrainerEvents.OPTIMIZER_STEP_STARTED,
+    TrainerEvents.OPTIMIZER_STEP_COMPLETED,
+    TrainerEvents.ZERO_GRAD_STARTED,
+)
+
+
+def proxied(kind: Any = torch.optim.SGD, **arguments: Any) -> tuple[Any, Any, list[str], Engine]:
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = kind([weight], lr=0.5, **arguments)
+    step = TrainingStep(lambda batch: None, [optimizer], manual=True)
+    engine, seen = Engine(step), []
+    step.prepare(engine)
+    step._closing = True
+    for event in EVENTS:
+        engine.listen(event, lambda engine, name=event.name: seen.append(name))
+    return step.proxies[0], optimizer, seen, engine
+
+
+def test_it_is_the_optimizer_to_schedulers_and_isinstance() -> None:
+    proxy, optimizer, _, _engine = proxied(momentum=0.9)
+    assert isinstance(proxy, torch.optim.SGD) and type(proxy).__name__ == "LightningSGD"
+    assert proxy.optimizer is optimizer and proxy.param_groups is optimizer.param_groups
+    scheduler = torch.optim.lr_scheduler.StepLR(proxy, 1, 0.1)
+    proxy.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 0.05
+    assert "SGD" in repr(proxy)
+    assert pickle.loads(pickle.dumps(optimizer)).param_groups[0]["momentum"] == 0.9
+
+
+def test_step_moves_the_weights_fires_the_events_and_clears_the_gradients() -> None:
+    proxy, optimizer, seen, _engine = proxied()
+    weight = optimizer.param_groups[0]["params"][0]
+    weight.grad = torch.tensor([1.0, 2.0])
+    proxy.step()
+    assert weight.tolist() == [0.5, 0.0] and weight.grad is None
+    assert seen == [event.name for event in EVENTS]
+
+
+def test_with_a_closure_the_gradients_are_there_when_the_event_is_fired() -> None:
+    proxy, optimizer, seen, _engine = proxied()
+    weight = optimizer.param_groups[0]["params"][0]
+
+    def closure() -> torch.Tensor:
+        seen.append("closure")
+        loss = (weight * torch.tensor([1.0, 2.0])).sum()
+        loss.backward()
+        return loss
+
+    assert float(proxy.step(closure).detach()) == 3.0
+    assert seen == ["closure", *(event.name for event in EVENTS)]
+    assert weight.tolist() == [0.5, 0.0]
+
+
+@pytest.mark.parametrize("overrule", [None, True])
+def test_inside_a_group_only_the_closure_runs(overrule: bool | None) -> None:
+    proxy, optimizer, seen, _engine = proxied()
+    proxy._owner._closing = False
+    calls: list[int] = []
+    proxy.step(lambda: calls.append(1), make_optimizer_step=overrule)
+    assert calls == [1]
+    assert seen == ([] if overrule is None else [event.name for event in EVENTS])

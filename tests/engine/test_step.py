@@ -1,0 +1,170 @@
+"""The training step: three ways that agree, and what each refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from leyden.engine import Engine, Events, TrainerEvents
+from leyden.engine.errors import MisconfigurationException
+from leyden.engine.step import TrainingStep
+from leyden.handlers import Position
+
+BATCHES = 5
+
+
+def data() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(3, 2, generator=generator) for _ in range(BATCHES)]
+
+
+class Run:
+    """An engine around a TrainingStep of a linear model."""
+
+    def __init__(self, kind: Any = torch.optim.SGD, factor: int = 1, **arguments: Any) -> None:
+        torch.manual_seed(0)
+        self.model = torch.nn.Linear(2, 1)
+        self.optimizer = kind(self.model.parameters(), lr=0.1)
+        self.indices: list[int] = []
+        self.step = TrainingStep(
+            arguments.pop("forward", self.forward), [self.optimizer], **arguments
+        )
+        self.engine = Engine(self.step)
+        Position().attach(self.engine)
+        self.state: Any = self.engine.state
+        self.state.accumulate_grad_batches = factor
+
+    def forward(self, batch: torch.Tensor, batch_idx: int) -> Any:
+        self.indices.append(batch_idx)
+        return self.model(batch).pow(2).mean()
+
+    def run(self) -> Run:
+        self.engine.run(data(), max_epochs=2)
+        return self
+
+    @property
+    def weights(self) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in self.model.parameters()])
+
+
+#: Each makes the step go the general way, and changes nothing else.
+GENERAL: dict[str, Any] = {
+    "keep_outputs": {"keep_outputs": True},
+    "step_end": {"step_end": lambda output: output},
+    "backward": {"backward": lambda loss, optimizer, index: loss.backward()},
+    "zero_grad": {"zero_grad": lambda optimizer, index: optimizer.zero_grad()},
+    "optimizer_step": {"optimizer_step": lambda optimizer, index, closure: optimizer.step(closure)},
+    "toggle": {"toggle": lambda optimizer, index: None, "untoggle": lambda optimizer, index: None},
+    "frequencies": {"frequencies": [1]},
+}
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize("way", GENERAL)
+def test_the_general_way_does_what_the_straight_way_does(way: str, factor: int) -> None:
+    straight, general = Run(factor=factor).run(), Run(factor=factor, **GENERAL[way]).run()
+    assert torch.equal(straight.weights, general.weights)
+    assert straight.state.optimizer_steps == general.state.optimizer_steps == 2 * -(-5 // factor)
+    assert straight.indices == general.indices == [0, 1, 2, 3, 4] * 2
+
+
+@pytest.mark.parametrize("way", ["straight", "toggle"])
+def test_both_ways_fire_the_same_events(way: str) -> None:
+    seen: list[str] = []
+    run = Run(factor=2, **GENERAL.get(way, {}))
+    run.step.prepare(run.engine)
+    for event in (Events.ITERATION_STARTED, *TrainerEvents):
+        run.engine.listen(event, lambda engine, name=event.name: seen.append(name))
+    run.engine.run(data()[:2], max_epochs=1)
+    backward = ["ITERATION_STARTED", "FORWARD_COMPLETED", "BACKWARD_STARTED", "BACKWARD_COMPLETED"]
+    stepped = ["GRADIENTS_READY", "OPTIMIZER_STEP_STARTED", "OPTIMIZER_STEP_COMPLETED"]
+    assert seen == [*backward, *backward, *stepped, "ZERO_GRAD_STARTED"]
+
+
+def test_manual_optimization_steps_where_the_user_does() -> None:
+    run = Run(manual=True)
+
+    def forward(batch: torch.Tensor, batch_idx: int) -> None:
+        run.model(batch).pow(2).mean().backward()
+        run.step.proxies[0].step()
+
+    run.step.forward = forward
+    assert torch.equal(run.run().weights, Run().run().weights)
+
+
+def test_a_manual_step_that_returns_a_loss_without_a_graph_is_told() -> None:
+    run = Run(manual=True, forward=lambda batch, batch_idx: torch.zeros(()))
+    with pytest.raises(MisconfigurationException, match="should not return a Tensor"):
+        run.run()
+
+
+def test_lbfgs_evaluates_the_loss_itself() -> None:
+    run = Run(kind=torch.optim.LBFGS).run()
+    assert len(run.indices) > 2 * BATCHES and run.state.optimizer_steps == 2 * BATCHES
+
+
+def test_several_optimizers_take_turns_by_frequency() -> None:
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    turns: list[int] = []
+
+    def forward(batch: Any, batch_idx: int, optimizer_idx: int) -> torch.Tensor:
+        turns.append(optimizer_idx)
+        return weights[optimizer_idx].sum()
+
+    optimizers = [torch.optim.SGD([weight], lr=1.0) for weight in weights]
+    step = TrainingStep(forward, optimizers, takes_optimizer_idx=True, frequencies=[2, 1])
+    engine = Engine(step)
+    Position().attach(engine)
+    engine.run(data(), max_epochs=1)
+    assert turns == [0, 0, 1, 0, 0] and [float(w.detach()) for w in weights] == [-4.0, -1.0]
+
+
+def test_splits_hand_their_hidden_state_on_without_its_graph() -> None:
+    hiddens: list[Any] = []
+    weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(part: float, batch_idx: int, hidden: Any) -> dict[str, Any]:
+        hiddens.append(hidden)
+        loss = weight * part
+        return {"loss": loss, "hiddens": loss * 2}
+
+    step = TrainingStep(
+        forward, [torch.optim.SGD([weight], lr=0.0)], split=lambda batch: list(batch)
+    )
+    engine = Engine(step)
+    Position().attach(engine)
+    engine.run([[1.0, 2.0], [3.0]], max_epochs=1)
+    assert hiddens[0] is None and hiddens[2] is None
+    assert float(hiddens[1]) == 2.0 and not hiddens[1].requires_grad
+
+
+@pytest.mark.parametrize("output", ["text", 3.0, {"other": 1}, {"loss": 3.0}])
+def test_what_is_no_loss_is_refused_with_what_it_should_be(output: Any) -> None:
+    with pytest.raises(MisconfigurationException, match="return the loss as a tensor, a dict"):
+        Run(forward=lambda batch, batch_idx: output).run()
+
+
+@pytest.mark.parametrize("output", [None, {"loss": None}])
+@pytest.mark.parametrize("way", ["straight", "toggle"])
+def test_none_skips_the_update(output: Any, way: str) -> None:
+    run = Run(forward=lambda batch, batch_idx: output, **GENERAL.get(way, {}))
+    before = run.weights.clone()
+    assert torch.equal(run.run().weights, before) and run.state.optimizer_steps == 2 * BATCHES
+
+
+def test_untoggling_happens_whatever_the_step_raises() -> None:
+    calls: list[str] = []
+
+    def forward(batch: Any, batch_idx: int) -> Any:
+        raise LookupError
+
+    run = Run(
+        forward=forward,
+        toggle=lambda optimizer, index: calls.append("on"),
+        untoggle=lambda optimizer, index: calls.append("off"),
+    )
+    with pytest.raises(LookupError):
+        run.run()
+    assert calls == ["on", "off"]
