@@ -1,6 +1,5 @@
 """Toggling, clipping, norms and gathering."""
 
-
 import pytest
 import torch
 from torch import nn
