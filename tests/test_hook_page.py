@@ -81,7 +81,7 @@ class Data(leyden.LightningDataModule):
 
 
 def traced(who: str, base: type, names: set[str], log: list[str]) -> Any:
-    """An object of a class that overrides ``names``: each notes itself, then does what base does."""
+    """An object of a class that overrides ``names``: each notes itself, then does as base does."""
 
     def overriding(name: str) -> Any:
         inherited = getattr(base, name)

@@ -1,0 +1,93 @@
+"""Every example runs, as a whole program, and reaches what it says."""
+
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import an example from its file."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(
+    name: str, where: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str, **settings: object
+) -> float:
+    """Run an example's ``main`` in a folder of its own, with a command line."""
+    monkeypatch.chdir(where)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    result: float = load(name, monkeypatch).main(**settings)
+    return result
+
+
+@pytest.mark.slow
+def test_digits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("digits", tmp_path, monkeypatch, out="out") > 0.95
+    (checkpoint,) = (tmp_path / "out").rglob("*.ckpt")
+    events = next((tmp_path / "out").rglob("events.out.tfevents*"))
+    said = capsys.readouterr().out
+    assert "test accuracy" in said
+    assert checkpoint.name in said and str(events.parent.relative_to(tmp_path)) in said
+
+
+@pytest.mark.slow
+def test_char_transformer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of about a hundred characters each as likely as the others it would be 4.6.
+    loss = run("char_transformer", tmp_path, monkeypatch, max_epochs=2, out="out")
+    assert loss < 3.5
+    assert list((tmp_path / "out").rglob("*.ckpt"))
+
+
+@pytest.mark.slow
+def test_gan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Points that are drawn at random, before training, are 0.7 away and more.
+    assert run("gan", tmp_path, monkeypatch) < 0.15
+
+
+@pytest.mark.slow
+def test_lstm_tbptt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("lstm_tbptt", tmp_path, monkeypatch, "--max_epochs", "2") < 0.02
+
+
+@pytest.mark.slow
+def test_manual_optimization(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("manual_optimization", tmp_path, monkeypatch, "--max_epochs", "5") > 0.95
+
+
+@pytest.mark.slow
+def test_power_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("power_user", tmp_path, monkeypatch) > 0.9
+    assert "GradientClipping.clip" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_says_what_it_is_and_runs_as_a_program(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    assert 'if __name__ == "__main__":' in source
+    module = load(name, monkeypatch)
+    assert len(module.__doc__ or "") > 40
+    assert callable(module.main)
+
+
+def test_every_example_has_a_test() -> None:
+    tests = {name for name in globals() if name.startswith("test_")}
+    assert [name for name in EXAMPLES if f"test_{name}" not in tests] == []
+    assert all(inspect.isfunction(globals()[name]) for name in tests)
