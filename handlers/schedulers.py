@@ -26,7 +26,7 @@ class LRSchedulers(Handler):
     batch's number in the epoch is a multiple of the frequency); the evaluator's EPOCH_COMPLETED,
     else EPOCH_COMPLETED.
 
-    State: the epoch and the iteration of the last steps.
+    State: the epoch of the last step.
 
     Source: PyTorch Lightning 1.1; differently, epoch schedulers step in every epoch, also where it
     does not validate.
@@ -34,7 +34,7 @@ class LRSchedulers(Handler):
 
     order = Order.SCHEDULERS
     order_reason = "after validation (35): ReduceLROnPlateau reads its metrics"
-    state_keys = ("stepped_in", "stepped_at")
+    state_keys = ("stepped_in",)
 
     def __init__(
         self,
@@ -50,7 +50,6 @@ class LRSchedulers(Handler):
         self.evaluator = evaluator
         self.warn = warn
         self.stepped_in = -1
-        self.stepped_at = -1
         self._engine: Engine | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -67,16 +66,7 @@ class LRSchedulers(Handler):
         """Step what goes by batches, where the optimizer stepped."""
         state: Any = engine.state
         if state.closed_at == state.iteration:
-            self.stepped_at = state.iteration
             self.step("step", state.batch_idx)
-
-    def catch_up(self, engine: Engine, *, closed: bool) -> None:
-        """Step for a batch whose checkpoint was saved before its schedulers stepped."""
-        state: Any = engine.state
-        by_step = any(entry["interval"] == "step" for entry in self.schedulers)
-        if closed and by_step and self.stepped_at != state.iteration:
-            self.stepped_at = state.iteration
-            self.step("step", state.iteration - state.epoch_start - 1)
 
     def in_validation(self, evaluator: Engine) -> None:
         """Step what goes by epochs, inside the validation that ends one."""
