@@ -49,6 +49,7 @@ class TrainState(RunState):
         self.stage = "train"
         self.trainer: Any = None
         self.scope: Any = None
+        self.saved_path: str | None = None  # of the last checkpoint, at CHECKPOINT_SAVED
         super().__init__(counters)
 
     @property

@@ -133,6 +133,7 @@ class ModelCheckpoint(CheckpointRecord):
         self._warned: set[str] = set()
         self._writer: Any = None
         self._pending = False  # the writer has a file of ours
+        self._pending_path = ""
         self._before_pending: dict[str, Any] = {}
         self._saved: Channel | None = None
 
@@ -350,6 +351,7 @@ class ModelCheckpoint(CheckpointRecord):
             self._writer = AsyncWriter()
         self._writer.save(checkpoint, path)
         self._pending = True
+        self._pending_path = path
 
     def _settle(self, trainer: Any) -> None:
         """Wait for the writer: what it replaced goes, or what it could not write is forgotten."""
@@ -364,6 +366,7 @@ class ModelCheckpoint(CheckpointRecord):
             return
         self._remove_superseded(trainer)
         if self._saved is not None and self._saved.live:
+            trainer.engine.state.saved_path = self._pending_path
             self._saved.fire()
 
     def _settle_if_done(self, engine: Engine) -> None:

@@ -10,7 +10,7 @@ from leyden.handlers.checkpoint_archive import DamagedCheckpoint, filesystem_of,
 from leyden.handlers.checkpoint_inspect import peek
 from leyden.handlers.checkpoint_names import default_directory, is_remote
 
-__all__ = ["WORDS", "choose"]
+__all__ = ["WORDS", "choose", "is_whole"]
 
 #: what may stand in the place of a path.
 WORDS = ("last", "best")
@@ -37,7 +37,7 @@ def choose(trainer: Any, word: str) -> str | None:
 def _newest(files: list[str]) -> str | None:
     halves = []
     for path in files:
-        if not _whole(path):
+        if not is_whole(path):
             continue
         if not _half(path):
             return path
@@ -81,7 +81,8 @@ def _checkpoints(directory: str) -> list[str]:
     return sorted(paths, key=lambda path: (os.stat(path).st_mtime_ns, path), reverse=True)
 
 
-def _whole(path: str) -> bool:
+def is_whole(path: str) -> bool:
+    """Whether a file is what was written; one that is not is named in a warning."""
     try:
         verify(path)
     except FileNotFoundError:
@@ -102,6 +103,6 @@ def _best(trainer: Any, newest: str) -> str:
         for path in sorted(scores, key=lambda path: sign * scores[path]):
             # The directory may have been moved.
             for place in (path, os.path.join(os.path.dirname(newest), os.path.basename(path))):
-                if (is_remote(place) or os.path.exists(place)) and _whole(place):
+                if (is_remote(place) or os.path.exists(place)) and is_whole(place):
                     return place
     return newest

@@ -15,6 +15,7 @@ from leyden.engine.errors import MisconfigurationException
 from leyden.handlers.checkpoint_names import default_directory, join
 from leyden.handlers.model_checkpoint import ModelCheckpoint
 from leyden.handlers.schedulers import LRSchedulers
+from leyden.journal import give_journal
 from leyden.module import LightningModule
 from leyden.optimizers import configured
 from leyden.overrides import overrides
@@ -54,6 +55,7 @@ def fit(run: Run, model: Any, train: Any, val: Any, datamodule: Any) -> None:
         run.engine.fire_event(TrainerEvents.FIT_STARTED)
         run.engine.fire_event(TrainerEvents.PRETRAIN_STARTED)
         run.restore()
+        give_journal(run)
         run.engine.fire_event(TrainerEvents.PRETRAIN_COMPLETED)
         error = _train(run)
         if error is not None and (not run.interrupted or run.interruption.forced):

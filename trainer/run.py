@@ -98,6 +98,7 @@ class Run:
         self.error: BaseException | None = None  # what ended the training, while it ends
         self.nothing_left = False
         self.interrupted_path = ""
+        self.resumed_path: Any = None  # what the run goes on from
         self.feed: Feed | None = None
         for engine in (self.engine, *self.evaluators.values()):
             state: Any = engine.state
@@ -333,6 +334,7 @@ class Run:
     def restore(self) -> None:
         """Continue from the checkpoint that was asked for, if any."""
         path, self.checkpoint_to_restore = self.checkpoint_to_restore, None
+        self.resumed_path = None
         if path is None:
             return
         if path in WORDS:
@@ -346,7 +348,7 @@ class Run:
                 stacklevel=4,
             )
             return
-        path = found
+        path = self.resumed_path = found
         checkpoint_state.restore(self.trainer, checkpoint_io.load(path, map_location="cpu"))
         self.engine.fire_event(TrainerEvents.CHECKPOINT_LOADED)
 
@@ -359,6 +361,7 @@ class Run:
             os.makedirs(folder, exist_ok=True)
         with acted(self.settings.profiler, "save_checkpoint"):
             checkpoint_io.save(checkpoint_state.dump(self.trainer, weights_only), path)
+        self.state.saved_path = os.fspath(path)
         saved = self.engine.channel(TrainerEvents.CHECKPOINT_SAVED)
         if saved.live:
             saved.fire()

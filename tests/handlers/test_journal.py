@@ -1,0 +1,112 @@
+"""The journal: what it says, when it is on the disk, and what is left of it after a kill."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import leyden
+from leyden.callbacks import ModelCheckpoint
+from leyden.engine import Engine, Events, TrainerEvents
+from leyden.handlers.journal import Journal, bits, read_journal, recorded_losses
+from tests.trainer.resume_runs import run
+
+
+def _events(root: Path) -> list[dict[str, Any]]:
+    (path,) = root.rglob("journal.jsonl")
+    return list(read_journal(path))
+
+
+def test_what_a_run_writes(tmp_path: Path) -> None:
+    run(tmp_path, callbacks=(ModelCheckpoint(monitor="val"),), max_epochs=1)
+    lines = _events(tmp_path)
+    names = [line["event"] for line in lines]
+    assert names == ["start", "checkpoint", "validation", "end"]
+    start, saved, validated, end = lines
+    assert start["arguments"]["max_epochs"] == 1
+    assert start["versions"]["torch"] == str(torch.__version__)
+    assert start["seed"] == "5"
+    assert Path(saved["path"]).exists()
+    assert (saved["batch"], saved["step"]) == (6, 6)
+    assert set(validated["metrics"]) >= {"val", "loss_epoch"}
+    assert end["how"] == "finished"
+
+
+def test_it_is_on_the_disk_with_the_checkpoint(tmp_path: Path) -> None:
+    class Look(leyden.Callback):
+        seen: list[str] = []
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+            if trainer.batch_idx == 2:
+                trainer.save_checkpoint(tmp_path / "here.ckpt")
+                self.seen += [line["event"] for line in _events(tmp_path)]
+
+    look = Look()
+    run(tmp_path, callbacks=(look,), max_epochs=1)
+    assert look.seen == ["start", "checkpoint"]
+
+
+def test_no_directory_no_journal(tmp_path: Path) -> None:
+    run(tmp_path, logger=False, max_epochs=1)
+    assert not list(tmp_path.rglob("journal.jsonl"))
+
+
+def test_losses_bit_for_bit(tmp_path: Path) -> None:
+    found = run(tmp_path, callbacks=(Journal(losses=True),), max_epochs=2)
+    (path,) = tmp_path.rglob("journal.jsonl")
+    assert list(recorded_losses(path).values()) == [loss for _, _, loss in found["seen"]]
+
+
+def test_by_default_nothing_runs_in_an_iteration(tmp_path: Path) -> None:
+    found: list[Any] = []
+    run(tmp_path, change=found.append, max_epochs=1)
+    trainer = found[0]
+    assert "Journal" in trainer.handlers
+    owners = [e.owner for e in trainer.engine.entries() if e.event == Events.ITERATION_COMPLETED]
+    assert trainer.handlers["Journal"] not in owners
+
+
+def test_warnings_and_exceptions_are_told(tmp_path: Path) -> None:
+    class Fails(leyden.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+            warnings.warn("this looks wrong", RuntimeWarning, stacklevel=1)
+            raise ZeroDivisionError("told")
+
+    before = warnings.showwarning
+    with pytest.raises(ZeroDivisionError), warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        run(tmp_path, callbacks=(Fails(),), max_epochs=1)
+    lines = _events(tmp_path)
+    assert [line["text"] for line in lines if line["event"] == "warning"] == ["this looks wrong"]
+    assert lines[-1]["how"] == "ZeroDivisionError: told"
+    assert warnings.showwarning is before
+
+
+def test_a_torn_line_is_left_out_and_ended(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'{"event": "start"}\n{"event": "check')
+    journal = Journal(path)
+    journal.note("end")
+    journal.flush()
+    assert [line["event"] for line in read_journal(path)] == ["start", "end"]
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_on_a_bare_engine(tmp_path: Path) -> None:
+    engine = Engine(lambda engine, batch: batch)
+    journal = Journal(tmp_path / "j.jsonl")
+    journal.attach(engine)
+    engine.run([1, 2], max_epochs=1)
+    engine.fire_event(TrainerEvents.TRAINING_ENDED)
+    assert [line["event"] for line in read_journal(tmp_path / "j.jsonl")] == ["start", "end"]
+
+
+@pytest.mark.parametrize("value", [0.1, -0.0, float("inf"), 1e-310])
+def test_bits_keep_all(value: float) -> None:
+    assert json.loads(json.dumps(bits(value))) == value.hex()
+    assert float.fromhex(bits(value)).hex() == value.hex()
