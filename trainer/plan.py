@@ -1,9 +1,12 @@
 """What will run: each event with its handlers in order, how often, and who put them there."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from leyden.engine.errors import MisconfiguredValue
+from leyden.simulate import Schedule, Simulation
 
 __all__ = ["WIDTH", "Line", "Plan"]
 
@@ -52,14 +55,50 @@ class Plan:
         lines: the handlers, those of an engine and of an event beside one another.
         notes: what the arguments mean together, in sentences.
         reasons: whether to print why a handler has its rank.
+        schedule: the arguments that say when things happen.
+        known: the batches of training and of each validation loader, where they are known.
     """
 
     def __init__(
-        self, lines: Iterable[Line], notes: Iterable[str] = (), *, reasons: bool = False
+        self,
+        lines: Iterable[Line],
+        notes: Iterable[str] = (),
+        *,
+        reasons: bool = False,
+        schedule: Schedule | None = None,
+        known: tuple[int | None, Sequence[int]] = (None, ()),
     ) -> None:
+        self.schedule = Schedule() if schedule is None else schedule
+        self.known = known
         self.lines = list(lines)
         self.notes = list(notes)
         self.reasons = reasons
+
+    def simulate(
+        self, train_batches: int | None = None, val_batches: int | Sequence[int] | None = None
+    ) -> Simulation:
+        """Work out every event of the run in order, without model or data.
+
+        Args:
+            train_batches: the length of the training loader; None: of the one fit has already.
+            val_batches: that of the validation loader, or of each; None: as fit has them, or none.
+
+        Example:
+            >>> import leyden
+            >>> trainer = leyden.Trainer(max_epochs=2, val_check_interval=250, logger=False)
+            >>> trainer.plan().simulate(train_batches=1000, val_batches=50).validations[:3]
+            [(0, 250), (0, 500), (0, 750)]
+        """
+        train, val = self.known
+        if train_batches is None and train is None:
+            raise MisconfiguredValue(
+                "simulate() does not know how many batches there are: pass train_batches= (and "
+                "val_batches=), or call it when fit has its loaders"
+            )
+        return self.schedule.simulate(
+            train if train_batches is None else train_batches,  # type: ignore[arg-type]
+            val if val_batches is None else val_batches,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data: ``{"lines": [{...}], "notes": [...]}``."""

@@ -10,7 +10,7 @@ from leyden.loaders import INFINITE
 from leyden.run import Run
 from leyden.settings import Settings
 
-__all__ = ["Counts", "counts_of", "passes"]
+__all__ = ["Counts", "accumulation", "counts_of", "passes"]
 
 
 @dataclass
@@ -82,7 +82,8 @@ def counts_of(run: Run, settings: Settings) -> Counts:
     return counts
 
 
-def _schedule(run: Run, settings: Settings) -> dict[int, int]:
+def accumulation(run: Run, settings: Settings) -> dict[int, int]:
+    """Batches to an optimizer step, from each epoch on."""
     for handler in run.handlers:
         if isinstance(handler, GradientAccumulationScheduler):
             return dict(handler.scheduling)
@@ -97,7 +98,7 @@ def _training(counts: Counts, run: Run, settings: Settings) -> tuple[int, int]:
         counts.epochs = settings.max_epochs if limit is None else None
         return counts.epochs or 0, 0
     full = partial = iterations = steps = 0
-    schedule = {} if batches == 0 else _schedule(run, settings)
+    schedule = {} if batches == 0 else accumulation(run, settings)
     starts = sorted({0, *schedule})
     for start, end in zip(starts, [*starts[1:], settings.max_epochs], strict=True):
         k = schedule.get(start, 1)

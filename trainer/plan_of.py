@@ -1,17 +1,23 @@
 """Collect the plan of a run from its engines."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
+from leyden.config import CHECKS
 from leyden.engine import Engine
 from leyden.engine.events import Events, TrainerEvents
 from leyden.engine.filters import Filter
 from leyden.handlers.hooks import WORDS
 from leyden.handlers.naming import handler_name, handler_origin
+from leyden.loaders import INFINITE, batches_of
+from leyden.module import LightningModule
+from leyden.overrides import overrides
 from leyden.plan import Line, Plan
-from leyden.plan_counts import Counts, counts_of, passes
+from leyden.plan_counts import Counts, accumulation, counts_of, passes
 from leyden.run import Run
 from leyden.settings import Settings
+from leyden.simulate import Schedule
 
 __all__ = ["plan_of"]
 
@@ -66,7 +72,37 @@ def plan_of(run: Run, settings: Settings, *, reasons: bool = False) -> Plan:
         if run.stage == stage or (stage == "validate" and (run.model is None or run.validates)):
             times = counts.evaluation(stage)
             lines += _sorted([*_evaluation_step(run, stage, times), *_lines(engine, stage, times)])
-    return Plan(lines, _notes(run, settings, counts), reasons=reasons)
+    return Plan(
+        lines,
+        _notes(run, settings, counts),
+        reasons=reasons,
+        schedule=_schedule(run, settings),
+        known=_known(run),
+    )
+
+
+def _schedule(run: Run, settings: Settings) -> Schedule:
+    names = (field.name for field in fields(Schedule))
+    given = {name: getattr(settings, name) for name in names if name in CHECKS}
+    step = run.step
+    turns = 1 if step is None or step.frequencies else max(1, len(step.optimizers))
+    validates = run.model is None or overrides(run.model, "validation_step", LightningModule)
+    return Schedule(
+        **given,
+        accumulate=accumulation(run, settings),
+        optimizers=turns,
+        validates=validates,
+    )
+
+
+def _known(run: Run) -> tuple[int | None, list[int]]:
+    """The lengths of the loaders, as far as fit has asked for them."""
+    train = None if run.loaders.train is None else batches_of(run.loaders.train)
+    val = [batches_of(loader) for loader in run.loaders.evaluation.get("validate", [])]
+    return (
+        None if train is None or train == INFINITE else int(train),
+        [] if INFINITE in val else [int(count) for count in val],
+    )
 
 
 def _sorted(lines: list[tuple[str, Line]]) -> list[Line]:
