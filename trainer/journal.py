@@ -30,13 +30,14 @@ def give_journal(run: Any) -> None:
 
 
 def _folder(run: Any) -> str | None:
+    found: str | None
     for name in ("log_dir", "save_dir"):
         found = None if run.logger is None else getattr(run.logger, name, None)
         if found and not is_remote(found):
             return os.fspath(found)
     for saver in run.trainer.checkpoint_callbacks:
-        found: str | None = saver.dirpath or default_directory(run.trainer)
-        if not is_remote(found):
+        found = saver.dirpath or default_directory(run.trainer)
+        if found and not is_remote(found):
             return os.fspath(found)
     return None
 
