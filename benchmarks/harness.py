@@ -18,17 +18,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["YARDSTICK", "YARDSTICK_US", "Batches", "Epochs", "Report", "Row", "Rounds"]
+__all__ = ["YARDSTICK", "Batches", "Epochs", "Report", "Row", "Rounds"]
 
 clock = time.thread_time
 
-YARDSTICK = "yardstick"
-YARDSTICK_US = 5.1
-"""What an iteration of ignite's engine with an empty step takes on the machine of the bounds.
-
-A bound in microseconds holds there. Elsewhere, and on a busy day, it is scaled by what the same
-loop of ignite takes in the same rounds: the bound is a ratio to a peer.
-"""
+YARDSTICK = "ignite"
+"""The peer that bounds in microseconds are scaled by."""
 
 
 class Batches:
@@ -123,9 +118,9 @@ class Rounds:
         """The median of a contender."""
         return statistics.median(self.taken[name])
 
-    def slowness(self) -> float:
-        """How much slower than on the machine of the bounds everything runs now."""
-        return self.median(YARDSTICK) / YARDSTICK_US
+    def slowness(self, reference: float) -> float:
+        """How many times the ``reference`` ignite's loop takes in these rounds, 1 at least."""
+        return max(1.0, self.median(YARDSTICK) / reference)
 
 
 @dataclass
@@ -136,8 +131,11 @@ class Row:
         what: what is measured.
         values: number by contender; missing ones show as a dash.
         unit: put behind the numbers.
-        must: the bound; None for a row that only informs.
+        must: the bound; None for a row that only informs. Microseconds hold on the machine where
+            ignite's loop around the same step takes ``ignite``; elsewhere, and on a busy day, the
+            bound is as many times larger as that is: it is a ratio to a peer of the same run.
         aim: what we want to reach.
+        ignite: what belongs to the bound.
         digits: behind the decimal point.
     """
 
@@ -146,6 +144,7 @@ class Row:
     unit: str = "us"
     must: float | None = None
     aim: float | None = None
+    ignite: float | None = None
     digits: int = 1
 
 
@@ -158,7 +157,6 @@ class Report:
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.notes: list[str] = []
-        self.yardsticks: list[float] = []
 
     def note(self, text: str) -> None:
         """Add a line below the table, once."""

@@ -29,7 +29,8 @@ class TrainState(RunState):
 
     Written by the handler named: ``accumulate_grad_batches`` (GradientAccumulation),
     ``epoch_start`` (Position: the iteration before the first batch of this epoch), ``num_batches``
-    (the loaders: batches in this epoch, infinity if unknown). Written by whoever assembles the run:
+    (the loaders: batches in this epoch, infinity if unknown), ``should_stop`` (Stopping: a stop was
+    asked for). Written by whoever assembles the run:
     ``model``, ``optimizers``, ``stage``, ``trainer`` and ``scope``.
     """
 
@@ -45,6 +46,7 @@ class TrainState(RunState):
         self.optimizer: Any = None
         self.optimizer_idx = 0
         self.split_idx: int | None = None
+        self.should_stop = False
         self.outputs: list[list[Any]] = []
         self.stage = "train"
         self.trainer: Any = None

@@ -57,12 +57,24 @@ class Stopping(Handler):
         self.min_epochs = min_epochs
         self.min_steps = min_steps
         self.say = say
-        self.should_stop = False
         self.asked_in = 1
         self._engine: Engine | None = None
+        self._should_stop = False
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a stop was asked for; ``state.should_stop`` repeats it for whoever asks often."""
+        return self._should_stop
+
+    @should_stop.setter
+    def should_stop(self, value: bool) -> None:
+        self._should_stop = value
+        if self._engine is not None:
+            self._engine.state.should_stop = value
 
     def attach(self, engine: Engine) -> None:
         self._engine = engine
+        engine.state.should_stop = self._should_stop
         if self.max_steps is not None or self.min_steps:
             self.listen(engine, Events.ITERATION_COMPLETED, self.after_batch)
         self.listen(engine, Events.EPOCH_STARTED, self.before_epoch)
