@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from leyden.handlers.gradient_clipping import GradientClipping
     from leyden.handlers.gradient_norm import GradientNorm
     from leyden.handlers.interruption import Interruption
+    from leyden.handlers.journal import Journal
     from leyden.handlers.loader_reload import LoaderReload
     from leyden.handlers.logger_flush import LoggerFlush
     from leyden.handlers.logger_lifecycle import LoggerLifecycle
@@ -54,6 +55,8 @@ __all__ = [
     "GradientNorm",
     "Handler",
     "Interruption",
+    "Journal",
+    "Journal",
     "LRSchedulers",
     "LearningRateMonitor",
     "LoaderReload",
@@ -96,6 +99,7 @@ _FILES = {
     "GradientClipping": "gradient_clipping",
     "GradientNorm": "gradient_norm",
     "Interruption": "interruption",
+    "Journal": "journal",
     "LoaderReload": "loader_reload",
     "LoggerFlush": "logger_flush",
     "LoggerLifecycle": "logger_lifecycle",
@@ -111,6 +115,7 @@ _FILES = {
     "RichProgressBar": "rich_progress",
     "RunningLoss": "running_loss",
     "SamplerEpoch": "sampler_epoch",
+    "Journal": "journal",
     "LRSchedulers": "schedulers",
     "Stopping": "stopping",
     "SummaryPrinter": "summary_printer",
