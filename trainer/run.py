@@ -6,12 +6,10 @@ remains is the order in which a run is prepared, looped and ended.
 
 import logging
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from leyden.checkpoint_choice import WORDS, choose
 from leyden.engine import Engine, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
 from leyden.engine.feed import Feed
@@ -35,7 +33,8 @@ from leyden.module import LightningModule
 from leyden.module_handler import ModuleHandler
 from leyden.optimizers import OptimizerSet
 from leyden.overrides import overrides
-from leyden.resuming import Resume, resume_state
+from leyden.restoring import load_resume_state, restore
+from leyden.resuming import resume_state
 from leyden.states import TrainerState
 from leyden.stepping import evaluation_step
 from leyden.transfer import move_to_device
@@ -195,7 +194,7 @@ class Run:
 
     def flush_now(self) -> bool:
         """Whether rows are to be written whatever the step."""
-        return self.stopping().should_stop
+        return self.state.should_stop
 
     # ------------------------------------------------------------------ before and after a run
 
@@ -333,24 +332,7 @@ class Run:
 
     def restore(self) -> None:
         """Continue from the checkpoint that was asked for, if any."""
-        path, self.checkpoint_to_restore = self.checkpoint_to_restore, None
-        self.resumed_path = None
-        if path is None:
-            return
-        if path in WORDS:
-            found = choose(self.trainer, path)
-        else:
-            found = path if "://" in str(path) or os.path.exists(path) else None
-        if found is None:
-            warnings.warn(
-                f"there is no checkpoint {path!s}: training starts from scratch",
-                UserWarning,
-                stacklevel=4,
-            )
-            return
-        path = self.resumed_path = found
-        checkpoint_state.restore(self.trainer, checkpoint_io.load(path, map_location="cpu"))
-        self.engine.fire_event(TrainerEvents.CHECKPOINT_LOADED)
+        restore(self)
 
     def save_checkpoint(self, path: Any, weights_only: bool) -> None:
         """Write a checkpoint of the run as it is now."""
@@ -382,31 +364,8 @@ class Run:
         )
 
     def load_resume_state(self, kept: Any, epoch: int, global_step: int) -> None:
-        """Go on where a checkpoint was saved.
-
-        ``kept`` is what :meth:`resume_state` gave; None: the checkpoint has no such part.
-        """
-        position = (kept or {}).get("position") or {
-            "epoch": epoch,
-            "batch": 0,
-            "iteration": global_step,
-        }
-        self.state.epoch = position["epoch"]
-        self.state.iteration = position["iteration"]
-        self.state.epoch_start = position["iteration"] - position["batch"]
-        self.state.optimizer_steps = global_step
-        self.state.settle()
-        self.resumed, self.kept = position, kept
-        if position["epoch"] > self.settings.max_epochs:
-            raise MisconfigurationException(
-                f"the checkpoint is at the beginning of epoch {position['epoch']}, but "
-                f"max_epochs={self.settings.max_epochs}: raise max_epochs to go on"
-            )
-        resume = getattr(self.logger, "resume", None)
-        if resume is not None and self.trainer.is_global_zero:
-            resume(global_step, (kept or {}).get("logger"))
-        if kept:
-            self.handlers.add(Resume(self, kept), origin="resume_from_checkpoint")
+        """Go on where a checkpoint was saved."""
+        load_resume_state(self, kept, epoch, global_step)
 
     def evaluate_alone(
         self,
