@@ -66,7 +66,6 @@ CASES: dict[str, Make] = {
     "GradientClipping": lambda root: leyden.handlers.GradientClipping(0.01),
     "GradientNorm": lambda root: leyden.handlers.GradientNorm(2, lambda norms: None),
     "Journal": lambda root: leyden.handlers.Journal(root / "journal.jsonl", losses=True),
-    "Journal": lambda root: leyden.handlers.Journal(root / "journal.jsonl", losses=True),
     "LRSchedulers": scheduler,
     "LearningRateMonitor": lambda root: leyden.handlers.LearningRateMonitor(),
     "SamplerEpoch": lambda root: leyden.handlers.SamplerEpoch(lambda: None),
