@@ -34,7 +34,7 @@ def _folder(run: Any) -> str | None:
     for name in ("log_dir", "save_dir"):
         found = None if run.logger is None else getattr(run.logger, name, None)
         if found and not is_remote(found):
-            return os.fspath(found)
+            return str(os.fspath(found))
     for saver in run.trainer.checkpoint_callbacks:
         found = saver.dirpath or default_directory(run.trainer)
         if found and not is_remote(found):
