@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from leyden.handlers.accumulation import GradientAccumulation
     from leyden.handlers.accumulation_scheduler import GradientAccumulationScheduler
     from leyden.handlers.base import Handler, Order
+    from leyden.handlers.batch_size_scaler import BatchSizeScaler
     from leyden.handlers.callback_base import CallbackBase
     from leyden.handlers.device_stats import DeviceStatsMonitor, GPUStatsMonitor
     from leyden.handlers.early_stopping import EarlyStopping
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from leyden.handlers.loader_reload import LoaderReload
     from leyden.handlers.logger_flush import LoggerFlush
     from leyden.handlers.logger_lifecycle import LoggerLifecycle
+    from leyden.handlers.lr_curve import LRCurve
+    from leyden.handlers.lr_finder import LRFinder
     from leyden.handlers.lr_monitor import LearningRateMonitor
     from leyden.handlers.metrics import MetricRecorder
     from leyden.handlers.model_checkpoint import ModelCheckpoint
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "BatchSizeScaler",
     "CallbackBase",
     "DeviceStatsMonitor",
     "EMAWeightAveraging",
@@ -56,6 +60,8 @@ __all__ = [
     "Handler",
     "Interruption",
     "Journal",
+    "LRCurve",
+    "LRFinder",
     "LRSchedulers",
     "LearningRateMonitor",
     "LoaderReload",
@@ -90,6 +96,7 @@ _FILES = {
     "GradientAccumulationScheduler": "accumulation_scheduler",
     "Handler": "base",
     "Order": "base",
+    "BatchSizeScaler": "batch_size_scaler",
     "CallbackBase": "callback_base",
     "DeviceStatsMonitor": "device_stats",
     "GPUStatsMonitor": "device_stats",
@@ -102,6 +109,8 @@ _FILES = {
     "LoaderReload": "loader_reload",
     "LoggerFlush": "logger_flush",
     "LoggerLifecycle": "logger_lifecycle",
+    "LRCurve": "lr_curve",
+    "LRFinder": "lr_finder",
     "LearningRateMonitor": "lr_monitor",
     "MetricRecorder": "metrics",
     "ModelCheckpoint": "model_checkpoint",

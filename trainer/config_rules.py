@@ -115,18 +115,6 @@ NOT_YET: dict[str, NotYet] = {
     "precision": NotYet(
         lambda v: v == 32, "32", "mixed precision is not built yet", "leave precision out"
     ),
-    "auto_lr_find": NotYet(
-        lambda v: v is False,
-        "False",
-        "the learning rate finder is not built yet",
-        "choose the rate in configure_optimizers",
-    ),
-    "auto_scale_batch_size": NotYet(
-        lambda v: v is False,
-        "False",
-        "the batch size finder is not built yet",
-        "choose the size in train_dataloader",
-    ),
 }
 
 

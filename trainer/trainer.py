@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from leyden import arguments
 from leyden.assembly import assemble
 from leyden.config import CHECKS, TrainerConfig, signature_parameters
-from leyden.engine.errors import MisconfiguredType, NotBuilt
+from leyden.engine.errors import MisconfiguredType
 from leyden.fitting import fit
 from leyden.handlers.cost_report import Cost
 from leyden.loaders import datamodule_of
@@ -24,6 +24,7 @@ from leyden.properties import TrainerProperties
 from leyden.run import Run
 from leyden.settings import Settings
 from leyden.states import TrainerState
+from leyden.tuner import Tuner
 
 __all__ = ["Trainer", "TrainerState"]
 
@@ -70,6 +71,7 @@ class Trainer(TrainerProperties):
     """
 
     _restored_into: tuple[Any, Any] | None
+    _tuner: Tuner | None = None
 
     # Editors and type checkers read this; at run time only what was really given counts: an
     # argument that was written out with its default's value is given all the same. The tests hold
@@ -274,12 +276,28 @@ class Trainer(TrainerProperties):
         train_dataloader: Any = None,
         val_dataloaders: Any = None,
         datamodule: Any = None,
-    ) -> None:
-        """Refused: the learning-rate finder and the batch-size scaler are not built yet."""
-        raise NotBuilt(
-            "trainer.tune() is not built yet: set the learning rate and the batch size yourself, "
-            "then call fit"
-        )
+    ) -> dict[str, Any]:
+        """Search for what ``auto_scale_batch_size`` and ``auto_lr_find`` ask for, in this order.
+
+        What is found is written to the module; everything else is as before. ``fit`` never tunes.
+
+        Args:
+            model: a LightningModule.
+            train_dataloader: as for :meth:`fit`; not with ``auto_scale_batch_size``.
+            val_dataloaders: as for :meth:`fit`.
+            datamodule: brings the loaders instead.
+
+        Returns:
+            ``{"scale_batch_size": size, "lr_find": curve}``, with what was searched.
+        """
+        return self.tuner.tune(model, train_dataloader, val_dataloaders, datamodule)
+
+    @property
+    def tuner(self) -> Tuner:
+        """The searches of :meth:`tune`, to call with arguments of their own."""
+        if self._tuner is None:
+            self._tuner = Tuner(self)
+        return self._tuner
 
     def save_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool = False) -> None:
         """Write a checkpoint: atomically, synced to the disk.

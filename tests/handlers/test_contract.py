@@ -66,6 +66,7 @@ CASES: dict[str, Make] = {
     "GradientClipping": lambda root: leyden.handlers.GradientClipping(0.01),
     "GradientNorm": lambda root: leyden.handlers.GradientNorm(2, lambda norms: None),
     "Journal": lambda root: leyden.handlers.Journal(root / "journal.jsonl", losses=True),
+    "LRFinder": lambda root: leyden.handlers.LRFinder(num_training=99),
     "LRSchedulers": scheduler,
     "LearningRateMonitor": lambda root: leyden.handlers.LearningRateMonitor(),
     "SamplerEpoch": lambda root: leyden.handlers.SamplerEpoch(lambda: None),

@@ -16,8 +16,8 @@ from tests.trainer.tiny import QUIET, Bare, data, trainer, weights
 CHANGED: dict[str, Any] = {
     "accumulate_grad_batches": 3,
     "automatic_optimization": True,
-    "auto_lr_find": False,
-    "auto_scale_batch_size": False,
+    "auto_lr_find": "rate",
+    "auto_scale_batch_size": "power",
     "benchmark": True,
     "check_val_every_n_epoch": 2,
     "deterministic": "warn",
@@ -86,7 +86,7 @@ def test_what_is_fixed_says_why(name: str) -> None:
         ("accumulate_grad_batches", {0: "a"}),
         ("val_check_interval", 0),
         ("track_grad_norm", "two"),
-        ("auto_lr_find", True),
+        ("auto_lr_find", 3),
         ("min_epochs", 5000),
     ],
 )

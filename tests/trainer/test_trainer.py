@@ -270,11 +270,6 @@ def test_positional_arguments_are_refused_with_their_names() -> None:
         init({"max_epochs": 3})
 
 
-def test_tune_is_refused_by_name() -> None:
-    with pytest.raises(MisconfigurationException, match=r"tune\(\) is not built yet"):
-        trainer().tune(Tiny())
-
-
 def test_the_configuration_is_plain_data() -> None:
     config = TrainerConfig.parse(max_epochs=3)
     assert pickle.loads(pickle.dumps(config)) == config
