@@ -70,11 +70,13 @@ class Stopping(Handler):
     def should_stop(self, value: bool) -> None:
         self._should_stop = value
         if self._engine is not None:
-            self._engine.state.should_stop = value
+            state: Any = self._engine.state
+            state.should_stop = value
 
     def attach(self, engine: Engine) -> None:
         self._engine = engine
-        engine.state.should_stop = self._should_stop
+        state: Any = engine.state
+        state.should_stop = self._should_stop
         if self.max_steps is not None or self.min_steps:
             self.listen(engine, Events.ITERATION_COMPLETED, self.after_batch)
         self.listen(engine, Events.EPOCH_STARTED, self.before_epoch)
