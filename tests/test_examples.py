@@ -1,7 +1,7 @@
 """Every example runs, as a whole program, and reaches what it says."""
 
 import importlib.util
-import inspect
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -76,6 +76,13 @@ def test_power_user(
     assert "GradientClipping.clip" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    moved, fresh = load("transfer", monkeypatch).main()
+    assert moved > fresh + 0.05
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_says_what_it_is_and_runs_as_a_program(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -87,7 +94,22 @@ def test_an_example_says_what_it_is_and_runs_as_a_program(
     assert callable(module.main)
 
 
-def test_every_example_has_a_test() -> None:
-    tests = {name for name in globals() if name.startswith("test_")}
-    assert [name for name in EXAMPLES if f"test_{name}" not in tests] == []
-    assert all(inspect.isfunction(globals()[name]) for name in tests)
+@pytest.mark.slow
+def test_resume(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    assert load("resume", monkeypatch).main([])
+    assert "the same bits" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_other_examples_run(tmp_path: Path) -> None:
+    for name in [name for name in EXAMPLES if f"test_{name}" not in globals()]:
+        done = subprocess.run(
+            [sys.executable, str(FOLDER / f"{name}.py")],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.strip(), name
