@@ -3,6 +3,7 @@
 import copy
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -56,7 +57,7 @@ class Snapshot:
 
     def __init__(self, *owners: Any, skip: Iterable[Any] = (), tensors: bool = True) -> None:
         self._tensors = tensors
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], Any]] = []
         self._seen: dict[int, Any] = {id(one): one for one in skip}
         self._storages: dict[tuple[Any, int], int] = {}
         self._grad = torch.is_grad_enabled()
@@ -143,7 +144,7 @@ class Snapshot:
     def _container(self, value: Any) -> list[Any]:
         self._seen[id(value)] = value
         kept = list(value.items()) if isinstance(value, dict) else list(value)
-        kind = _kind(value)
+        kind: Any = _kind(value)
 
         def undo() -> None:
             # By the built-in's own methods: those of a subclass may do more than that.
@@ -171,7 +172,7 @@ class Snapshot:
             if generator is value or id(generator) not in self._seen:
                 self._seen[id(generator)] = generator
                 kept = rng.read(generator)
-                self._undo.append(lambda one=generator, kept=kept: rng.write(one, kept))
+                self._undo.append(partial(rng.write, generator, kept))
 
     def _tensor(self, value: Tensor) -> None:
         self._seen[id(value)] = value
@@ -199,18 +200,17 @@ class Snapshot:
 
     def _contents(self, data: Tensor) -> None:
         if data.layout is not torch.strided or data.device.type == "meta":
-            kept = data.clone()
-            self._undo.append(lambda: data.copy_(kept) and None)  # type: ignore[func-returns-value]
+            self._undo.append(partial(data.copy_, data.clone()))
             return
         # The whole memory, once for all tensors in it: views of it, tied weights, overlaps.
-        storage = data.untyped_storage()
+        storage: Any = data.untyped_storage()
         key = (data.device, storage.data_ptr())
         if self._storages.get(key, -1) >= storage.nbytes():
             return
         self._storages[key] = storage.nbytes()
         # In the host's memory: on the device there may be none to spare.
         copied = storage.clone() if data.device.type == "cpu" else storage.cpu()
-        self._undo.append(lambda: storage.copy_(copied, False) and None)
+        self._undo.append(partial(storage.copy_, copied, False))
 
 
 _FOLLOWED = (nn.Module, Optimizer, LRScheduler, LightningDataModule)
