@@ -70,7 +70,7 @@ def _places(model: Any, datamodule: Any, name: str) -> list[tuple[Any, str]]:
             continue
         if hasattr(owner, name):
             found.append((owner, name))
-        hparams = getattr(owner, "hparams", None)
+        hparams: Any = getattr(owner, "hparams", None)
         if _is_mapping(hparams) and name in hparams:
             found.append((hparams, name))
         elif hparams is not None and not _is_mapping(hparams) and hasattr(hparams, name):
