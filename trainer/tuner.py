@@ -374,7 +374,8 @@ class _Trial:
                 f"with {size}: use self.{self.target.name} in train_dataloader()"
             )
         try:
-            return len(loader.dataset)
+            samples: Any = loader.dataset
+            return len(samples)
         except (AttributeError, TypeError, NotImplementedError):
             return None
 
