@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from leyden.engine import Engine, Events
+from leyden.engine import Engine, Events, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
 from leyden.handlers.base import Handler, Order
 
@@ -21,20 +21,22 @@ class LRSchedulers(Handler):
             epoch, after its metrics and before ``on_validation_end``, where checkpoints read the
             new rate.
         warn: called with a message when a loose monitor is missing.
+        validates: whether the run validates at all. ReduceLROnPlateau then waits for an epoch that
+            does: in the others its metric is an old one, or not there yet.
 
     Runs on: ITERATION_COMPLETED where a group of batches is complete (interval "step", if the
     batch's number in the epoch is a multiple of the frequency); the evaluator's EPOCH_COMPLETED,
     else EPOCH_COMPLETED.
 
-    State: the epoch of the last step.
+    State: the epochs of the last step and of the last validation.
 
     Source: PyTorch Lightning 1.1; differently, epoch schedulers step in every epoch, also where it
-    does not validate.
+    does not validate; ReduceLROnPlateau as in 1.1.
     """
 
     order = Order.SCHEDULERS
     order_reason = "after validation (35): ReduceLROnPlateau reads its metrics"
-    state_keys = ("stepped_in",)
+    state_keys = ("stepped_in", "validated_in")
 
     def __init__(
         self,
@@ -43,13 +45,16 @@ class LRSchedulers(Handler):
         *,
         evaluator: Engine | None = None,
         warn: Callable[[str], Any] | None = None,
+        validates: Callable[[], bool] | None = None,
     ) -> None:
         super().__init__()
         self.schedulers = list(schedulers)
         self.metrics = metrics
         self.evaluator = evaluator
         self.warn = warn
+        self.validates = validates
         self.stepped_in = -1
+        self.validated_in = -1
         self._engine: Engine | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -59,6 +64,8 @@ class LRSchedulers(Handler):
             self.listen(engine, Events.ITERATION_COMPLETED, self.after_batch)
         if "epoch" in intervals:
             self.listen(engine, Events.EPOCH_COMPLETED, self.after_epoch)
+            if self.validates is not None:
+                self.listen(engine, TrainerEvents.VALIDATION_STARTED, self.note_validation)
             if self.evaluator is not None:
                 self.listen(self.evaluator, Events.EPOCH_COMPLETED, self.in_validation)
 
@@ -67,6 +74,10 @@ class LRSchedulers(Handler):
         state: Any = engine.state
         if state.closed_at == state.iteration:
             self.step("step", state.batch_idx)
+
+    def note_validation(self, engine: Engine) -> None:
+        """This epoch validates: a metric that is watched is a new one."""
+        self.validated_in = engine.state.epoch
 
     def in_validation(self, evaluator: Engine) -> None:
         """Step what goes by epochs, inside the validation that ends one."""
@@ -81,6 +92,9 @@ class LRSchedulers(Handler):
             self.stepped_in = state.epoch
             self.step("epoch", state.epoch - 1)
 
+    def _metric_is_old(self, epoch: int) -> bool:
+        return self.validates is not None and self.validates() and self.validated_in != epoch
+
     def step(self, interval: str, index: int) -> None:
         """Step the schedulers of ``interval`` whose frequency divides ``index + 1``."""
         for entry in self.schedulers:
@@ -88,6 +102,8 @@ class LRSchedulers(Handler):
                 continue
             if not entry["reduce_on_plateau"]:
                 entry["scheduler"].step()
+                continue
+            if interval == "epoch" and self._metric_is_old(index + 1):
                 continue
             metrics, monitor = self.metrics(), entry["monitor"]
             if monitor in metrics:

@@ -107,10 +107,12 @@ def _warn_of_short_epoch(run: Run) -> None:
 
 def _prepare_training(run: Run) -> None:
     model, settings = run.model, run.settings
-    if not run.parts.optimizers:
+    fresh = not run.parts.optimizers
+    if fresh:
         run.recorder.hook = "configure_optimizers"
         run.parts = configured(model.configure_optimizers())
     run.state.optimizers = run.parts.optimizers
+    run.prepare_precision(run.parts.optimizers, fresh=fresh)
     if run.model_callbacks is None:
         own = overrides(model, "configure_callbacks", LightningModule)
         run.model_callbacks = list(model.configure_callbacks() or ()) if own else []
@@ -123,7 +125,13 @@ def _prepare_training(run: Run) -> None:
         overrides(model, name, LightningModule) for name in ("training_epoch_end", *readers)
     ) or any(callback.defines(name) for callback in run.callbacks() for name in readers)
     step = training_step(
-        model, run.parts, settings, scope=run.recorder, trainer=run.trainer, keep_outputs=keep
+        model,
+        run.parts,
+        settings,
+        scope=run.recorder,
+        trainer=run.trainer,
+        keep_outputs=keep,
+        precision=run.precision,
     )
     step.prepare(run.engine)
     run.step = step
@@ -137,6 +145,7 @@ def _prepare_training(run: Run) -> None:
             lambda: run.recorder.callback_metrics,
             evaluator=run.evaluators["validate"],
             warn=lambda message: warnings.warn(message, RuntimeWarning, stacklevel=2),
+            validates=lambda: run.validates,
         )
         run.handlers.add(run.schedulers, origin="configure_optimizers")
 
