@@ -49,6 +49,8 @@ class TrainingStep:
         optimizer_step: called instead of ``optimizer.step(closure)``, with ``(optimizer, index,
             closure)``.
         zero_grad: called instead of ``optimizer.zero_grad()``, with ``(optimizer, index)``.
+        stepper: does the very step, where a precision may leave it out; called with ``(optimizer,
+            closure or None, keyword arguments)`` instead of ``optimizer.step``.
         toggle, untoggle: called around each optimizer's turn, with ``(optimizer, index)``.
         keep_outputs: whether ``state.outputs`` is filled.
         on_none: called where a step returned None.
@@ -71,6 +73,7 @@ class TrainingStep:
         backward: Callable[[Tensor, Any, int], Any] | None = None,
         optimizer_step: Callable[[Any, int, Callable[[], Any]], Any] | None = None,
         zero_grad: Callable[[Any, int], Any] | None = None,
+        stepper: Callable[[Any, Callable[[], Any] | None, dict[str, Any]], Any] | None = None,
         toggle: Callable[[Any, int], Any] | None = None,
         untoggle: Callable[[Any, int], Any] | None = None,
         keep_outputs: bool = False,
@@ -88,6 +91,7 @@ class TrainingStep:
         self.backward = backward
         self.optimizer_step = optimizer_step
         self.zero_grad = zero_grad
+        self.stepper = stepper
         self.toggle = toggle
         self.untoggle = untoggle
         self.keep_outputs = keep_outputs
@@ -127,7 +131,7 @@ class TrainingStep:
 
     def _is_straight(self) -> bool:
         steps = (self.split, self.step_end, self.optimizer_step)
-        around = (self.backward, self.zero_grad, self.toggle)
+        around = (self.backward, self.zero_grad, self.toggle, self.stepper)
         return (
             len(self.optimizers) == 1
             and not self.frequencies
@@ -325,7 +329,10 @@ class TrainingStep:
         if closure is None:
             if self.step_started.live:
                 self.step_started.fire()
-            result = optimizer.step(**kwargs)
+            if self.stepper is None:
+                result = optimizer.step(**kwargs)
+            else:
+                result = self.stepper(optimizer, None, kwargs)
         else:
 
             def evaluated() -> Any:
@@ -335,7 +342,10 @@ class TrainingStep:
                     self.step_started.fire()
                 return loss
 
-            result = optimizer.step(evaluated, **kwargs)
+            if self.stepper is None:
+                result = optimizer.step(evaluated, **kwargs)
+            else:
+                result = self.stepper(optimizer, evaluated, kwargs)
         if self.step_completed.live:
             self.step_completed.fire()
         if self.zero_grad_started.live:

@@ -10,6 +10,7 @@ The keys are Lightning 1.1's, so that later versions read weights and hyper-para
     optimizer_states            one a optimizer                    }  not where only
     lr_schedulers               one a scheduler                    }  weights are saved
     native_amp_scaling_state    of the gradient scaler, if any     }
+    amp_scaling_state           of the opt-levels' loss scale      }
     leyden                      what continues a run exactly       }
     hparams_name, hyper_parameters   plain data, if there are any
 
@@ -75,6 +76,9 @@ def dump(trainer: Any, weights_only: bool = False) -> dict[str, Any]:
         scaler = getattr(trainer, "scaler", None)
         if scaler is not None:
             checkpoint["native_amp_scaling_state"] = scaler.state_dict()
+        precision = getattr(trainer, "precision_plugin", None)
+        if precision is not None and precision.checkpoint_key not in (None, *checkpoint):
+            checkpoint[precision.checkpoint_key] = precision.state_dict()
         datamodule: Any = getattr(trainer, "datamodule", None)
         kept = datamodule.state_dict() if hasattr(datamodule, "state_dict") else None
         if kept and _is_data(type(datamodule).__name__, "state_dict", kept):
@@ -139,6 +143,9 @@ def restore(trainer: Any, checkpoint: dict[str, Any]) -> None:
     scaler, scale = getattr(trainer, "scaler", None), checkpoint.get("native_amp_scaling_state")
     if scaler is not None and scale is not None:
         scaler.load_state_dict(scale)
+    precision = getattr(trainer, "precision_plugin", None)
+    if precision is not None and scaler is None and precision.checkpoint_key in checkpoint:
+        precision.load_state_dict(checkpoint[precision.checkpoint_key])
     if hasattr(trainer, "load_resume_state"):
         own = checkpoint.get("leyden")
         rest = None

@@ -17,6 +17,7 @@ from leyden.handlers.logger_flush import LoggerFlush
 from leyden.handlers.logger_lifecycle import LoggerLifecycle
 from leyden.handlers.nan_termination import NanTermination
 from leyden.handlers.position import Position
+from leyden.handlers.precision import PrecisionHandler
 from leyden.handlers.profilers import PassThroughProfiler
 from leyden.handlers.profiling import Profiling
 from leyden.handlers.sampler_epoch import SamplerEpoch
@@ -134,6 +135,10 @@ def _flags(settings: Any, run: Run) -> Any:
     return TorchFlags(deterministic=settings.deterministic, benchmark=settings.benchmark)
 
 
+def _precision(settings: Any, run: Run) -> Any:
+    return PrecisionHandler(run.precision) if run.precision.active else None
+
+
 def _profiling(settings: Any, run: Run) -> Any:
     if type(settings.profiler) is PassThroughProfiler:
         return None
@@ -156,6 +161,7 @@ ASSEMBLY: tuple[Feature, ...] = (
     Feature((), lambda settings, run: Position()),
     Feature(("deterministic", "benchmark"), _flags),
     Feature(("profiler",), _profiling),
+    Feature(("precision", "amp_level", "amp_backend", "plugins"), _precision),
     Feature(("weights_summary",), _summary),
     Feature(("max_steps", "min_steps", "min_epochs"), _stopping),
     Feature(("reload_dataloaders_every_epoch",), _reload),

@@ -120,8 +120,8 @@ class TrainerConfig:
     sync_batchnorm: bool = False
     """Whether batch norm layers see the batches of all processes; no change with one."""
 
-    precision: int = 32
-    """Bits of the floating-point numbers."""
+    precision: int | str = 32
+    """Bits of the numbers: 32, 64, 16, 'bf16', 'bf16-true' ..., or 8, 4, 2 for those of weights."""
 
     weights_summary: str | None = "top"
     """What to print of the model when fit starts: 'top' or 'full' layers, or None."""

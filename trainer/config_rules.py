@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from leyden.backends.precision.levels import LEVELS
 from leyden.config_names import BACKENDS, DEVICE_KINDS
 from leyden.config_values import refuse, shown
 from leyden.engine.errors import (
@@ -107,13 +108,10 @@ NOT_YET: dict[str, NotYet] = {
         "leave it (and strategy) out to train in this process",
     ),
     "plugins": NotYet(
-        lambda v: v is None or (isinstance(v, (list, tuple)) and not v),
-        "None",
-        "plugins are not built yet",
+        lambda v: v is None or all(_is_a(part, "Precision") for part in _listed(v)),
+        "a precision of leyden.backends.precision, or None",
+        "plugins for anything else are not built yet",
         "leave plugins out",
-    ),
-    "precision": NotYet(
-        lambda v: v == 32, "32", "mixed precision is not built yet", "leave precision out"
     ),
 }
 
@@ -146,6 +144,17 @@ def check_hardware(values: Values, origin: Mapping[str, str]) -> None:
             "amp_backend",
             values["amp_backend"],
             "is unknown: pass 'native' or 'apex'",
+        )
+    if precision in (16, "16-mixed") and values["amp_backend"] == "apex":
+        if values["amp_level"] not in LEVELS:
+            allowed = f"is unknown: pass one of {', '.join(LEVELS)}"
+            refuse(MisconfiguredValue, "amp_level", values["amp_level"], allowed)
+    given = [part for part in _listed(values["plugins"]) if _is_a(part, "Precision")]
+    if len(given) > 1 or (given and precision != 32):
+        raise MisconfiguredValue(
+            f"plugins={shown(values['plugins'])} brings a precision, and "
+            f"{f'precision={shown(precision)} does too' if precision != 32 else 'another one'}: "
+            "pass only one"
         )
     if tpus is not None and gpus:
         raise MisconfiguredValue(
@@ -224,6 +233,10 @@ def check_combinations(values: Values) -> None:
             f"callbacks has {len(bars)} progress bars "
             f"({', '.join(type(b).__name__ for b in bars)}): pass one"
         )
+
+
+def _listed(value: object) -> list[object]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _is_a(value: object, name: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
+from leyden.backends.precision.choice import BITS, WORDS
 from leyden.engine.errors import (
     MisconfigurationException,
     MisconfiguredType,
@@ -295,11 +296,14 @@ def choice(*words: str | None) -> Check:
     return check
 
 
-def precision(name: str, value: Any) -> int:
-    """Accept 32 and 16."""
+def precision(name: str, value: Any) -> int | str:
+    """Accept numbers of bits, and today's words for them."""
     number = plain(value)
-    if not is_integer(number) or number not in (16, 32):
-        refuse(ReportedAssertion, name, value, "is no precision there is: pass 32 or 16")
+    if isinstance(number, str) and number.lower() in WORDS:
+        return number.lower()
+    if not is_integer(number) or number not in BITS:
+        allowed = ", ".join(map(repr, (*BITS, *WORDS)))
+        refuse(ReportedAssertion, name, value, f"is no precision there is: pass one of {allowed}")
     return int(number)
 
 

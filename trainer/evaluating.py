@@ -37,6 +37,7 @@ def evaluate_alone(
             _load_weights(run, model, ckpt_path)
         run.prepare_data()
         run.setup(stage)
+        run.prepare_precision()
         run.bind()
         run.engine.fire_event(TrainerEvents.FIT_STARTED)
         run.loaders.request_evaluation(stage, LightningModule, run.settings)

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from leyden.backends.precision import MixedPrecision, Precision
+from leyden.backends.precision.levels import OptLevel
 from leyden.settings import Settings
 
 __all__ = ["HardwareProperties"]
@@ -17,6 +19,7 @@ class HardwareProperties:
     """
 
     _settings: Settings
+    _run: Any
 
     # ------------------------------------------------------------------ processes
 
@@ -147,17 +150,30 @@ class HardwareProperties:
     @property
     def use_amp(self) -> bool:
         """Whether the forward pass runs in half precision where that is safe."""
-        return bool(self._settings.precision == 16)
+        return isinstance(self.precision_plugin, (MixedPrecision, OptLevel))
 
     @property
     def amp_backend(self) -> str | None:
         """'native' or 'apex' where half precision is in force; None with 32 bits."""
-        return str(self._settings.amp_backend) if self.use_amp else None
+        if not self.use_amp:
+            return None
+        return "apex" if isinstance(self.precision_plugin, OptLevel) else "native"
 
     @property
     def scaler(self) -> Any:
         """The gradient scaler of native half precision; None without it."""
-        return None
+        return self.precision_plugin.scaler
+
+    @property
+    def precision_plugin(self) -> Precision:
+        """What the steps compute with."""
+        found: Precision = self._run.precision
+        return found
+
+    @property
+    def skipped_steps(self) -> int:
+        """Optimizer steps left out because a gradient was infinite or NaN."""
+        return self.precision_plugin.skipped_steps
 
     # ------------------------------------------------------------------ SLURM
 

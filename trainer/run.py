@@ -6,10 +6,12 @@ remains is the order in which a run is prepared, looped and ended.
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from leyden.backends.precision import Precision, QuantizedTraining, precision_for
+from leyden.backends.precision.quantized import plain_again
 from leyden.engine import Engine, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
 from leyden.engine.feed import Feed
@@ -75,6 +77,7 @@ class Run:
         self.step: TrainingStep | None = None
         self.steps: dict[str, Any] = {}
         self.parts = OptimizerSet()
+        self.precision = _precision(settings)
         self.surroundings = Surroundings(None)
         self.model: Any = None
         self.datamodule: Any = None
@@ -221,6 +224,7 @@ class Run:
             self.cost.stop()
             self.stage = None
             self.recorder.hook = None
+            self.precision.release()
             model._recorder = None
             model._untoggle_all()
 
@@ -281,7 +285,15 @@ class Run:
                 stage,
                 scope=self.recorder,
                 started=None if stage == "predict" else self.recorder.eval_batch_started,
+                precision=self.precision,
             )
+
+    def prepare_precision(self, optimizers: Sequence[Any] = (), *, fresh: bool = False) -> None:
+        """Let the model compute with as many bits as were asked for."""
+        if not isinstance(self.precision, QuantizedTraining):
+            plain_again(self.model)
+        self.model.precision, self.model.use_amp = self.settings.precision, self.trainer.use_amp
+        self.precision.prepare(self.model, optimizers, fresh=fresh)
 
     def transfer(self) -> Callable[[Any], Any] | None:
         """What brings a batch to the device; None where nothing has to be done."""
@@ -342,7 +354,8 @@ class Run:
         if folder and "://" not in folder:
             os.makedirs(folder, exist_ok=True)
         with acted(self.settings.profiler, "save_checkpoint"):
-            checkpoint_io.save(checkpoint_state.dump(self.trainer, weights_only), path)
+            with self.precision.whole():
+                checkpoint_io.save(checkpoint_state.dump(self.trainer, weights_only), path)
         self.state.saved_path = os.fspath(path)
         saved = self.engine.channel(TrainerEvents.CHECKPOINT_SAVED)
         if saved.live:
@@ -460,3 +473,15 @@ class Run:
         if predictions is not None:
             predictions.write(self.trainer.global_rank, self.trainer.world_size)
         return results
+
+
+def _precision(settings: Any) -> Precision:
+    plugins = settings.plugins
+    for part in plugins if isinstance(plugins, (list, tuple)) else (plugins,):
+        if isinstance(part, Precision):
+            return part
+    return precision_for(
+        settings.precision,
+        amp_backend=settings.amp_backend,
+        amp_level=settings.amp_level,
+    )

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from leyden.backends.precision import MixedPrecision, Precision
 from leyden.engine.errors import MisconfigurationException, ReportedValue
 from leyden.engine.step import TrainingStep
 from leyden.handlers.evaluation import EvaluationStep
@@ -45,7 +46,14 @@ def verify(model: Any, stage: str) -> None:
 
 
 def training_step(
-    model: Any, parts: OptimizerSet, settings: Any, *, scope: Any, trainer: Any, keep_outputs: bool
+    model: Any,
+    parts: OptimizerSet,
+    settings: Any,
+    *,
+    scope: Any,
+    trainer: Any,
+    keep_outputs: bool,
+    precision: Precision | None = None,
 ) -> TrainingStep:
     """The step of one batch, told only what this module really overrides."""
     manual = not _automatic(model, settings)
@@ -83,7 +91,7 @@ def training_step(
             index,
             closure,
             on_tpu=False,
-            using_native_amp=False,
+            using_native_amp=isinstance(precision, MixedPrecision),
             using_lbfgs=type(optimizer.optimizer).__name__ == "LBFGS",
         )
 
@@ -94,8 +102,10 @@ def training_step(
         return model.optimizer_zero_grad(trainer.current_epoch, trainer.batch_idx, optimizer, index)
 
     toggles = several and not manual
+    own_backward = model.backward if has["backward"] else None
+    active = precision is not None and precision.active
     return TrainingStep(
-        step,
+        precision.around(step, "manual" if manual else "train") if active else step,
         parts.optimizers,
         manual=manual,
         takes_batch_idx=accepted(step, 0) != 1,
@@ -103,15 +113,30 @@ def training_step(
         frequencies=parts.frequencies,
         split=(lambda batch: model.tbptt_split_batch(batch, split)) if split is not None else None,
         step_end=model.training_step_end if has["training_step_end"] else None,
-        backward=model.backward if has["backward"] else None,
+        backward=_precise_backward(precision, own_backward) if active else own_backward,
         optimizer_step=own_optimizer_step if has["optimizer_step"] else None,
         zero_grad=own_zero_grad if has["optimizer_zero_grad"] else None,
+        stepper=precision.step if active else None,
         toggle=model.toggle_optimizer if toggles else None,
         untoggle=untoggle if toggles else None,
         keep_outputs=keep_outputs,
         on_none=_NoneWarning(),
         scope=scope,
     )
+
+
+def _precise_backward(precision: Precision, own: Callable[..., Any] | None) -> Callable[..., None]:
+    """The backward pass of a loss as the precision scales it, by the module's own where it has one."""
+
+    """The backward pass of a loss as the precision scales it; the module's own where it has one."""
+        def run(scaled: Any) -> Any:
+            if own is not None:
+                return own(scaled, optimizer, index, *args, **kwargs)
+            return scaled.backward(*args, **kwargs)
+
+        precision.backward(run, loss, optimizer)
+
+    return backward
 
 
 class _NoneWarning:
@@ -132,15 +157,21 @@ class _NoneWarning:
 
 
 def evaluation_step(
-    model: Any, stage: str, *, scope: Any, started: Callable[..., Any] | None
+    model: Any,
+    stage: str,
+    *,
+    scope: Any,
+    started: Callable[..., Any] | None,
+    precision: Precision | None = None,
 ) -> EvaluationStep:
     """The step of one evaluation batch."""
     name = f"{WORDS[stage]}_step"
     step = getattr(model, name)
     end = f"{name}_end"
     ends = stage != "predict" and overrides(model, end, LightningModule)
+    active = precision is not None and precision.active
     return EvaluationStep(
-        step,
+        precision.around(step, "evaluate") if active else step,
         name=name,
         step_end=getattr(model, end) if ends else None,
         takes=accepted(step, 0),

@@ -111,7 +111,7 @@ class Trainer(TrainerProperties):
             log_every_n_steps: int = 50,
             accelerator: str | Any | None = None,
             sync_batchnorm: bool = False,
-            precision: int = 32,
+            precision: int | str = 32,
             weights_summary: str | None = "top",
             weights_save_path: str | os.PathLike[str] | None = None,
             num_sanity_val_steps: int | float = 2,

@@ -16,12 +16,14 @@ import pytest
 import torch
 
 import leyden.handlers
+from leyden.backends.precision import precision_for
 from leyden.engine import Engine, Events, TrainerEvents
 from leyden.engine.step import register_training_events
 from leyden.handlers import Handler, ModelCheckpoint
 from leyden.handlers.callback_base import CallbackBase
 from leyden.handlers.evaluation import evaluator
 from leyden.handlers.loggers import DummyLogger
+from leyden.handlers.precision import PrecisionHandler
 from tests.trainer.tiny import BATCHES, Tiny, data, trainer, weights
 
 Make = Callable[[Path], Any]
@@ -57,6 +59,7 @@ class Ignored:
 #: How each handler is made. A handler that is not here fails the test below.
 CASES: dict[str, Make] = {
     "DeviceStatsMonitor": lambda root: leyden.handlers.DeviceStatsMonitor(cpu_stats=True),
+    "PrecisionHandler": lambda root: PrecisionHandler(precision_for("16-mixed")),
     "EMAWeightAveraging": lambda root: leyden.handlers.EMAWeightAveraging(decay=0.5),
     "EarlyStopping": lambda root: leyden.handlers.EarlyStopping("val_score", patience=9),
     "GradientAccumulation": lambda root: leyden.handlers.GradientAccumulation({0: 2, 1: 4}),
