@@ -6,7 +6,6 @@ others run as if nobody measured. Each sample stands for the iterations up to th
 of them together for the time that the iterations really took, which is known exactly.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,44 +13,17 @@ from typing import Any
 from leyden.engine import Engine, Events, TrainerEvents
 from leyden.engine.dispatch import Channel
 from leyden.engine.records import Record
-from leyden.engine.watching import Watcher, channels_of, join, leave
+from leyden.engine.watching import Watcher, join, leave
 from leyden.handlers.cost_report import Cost, CostLine
+from leyden.handlers.cost_sampling import GET, Row, Sampler, scaled
 from leyden.handlers.naming import handler_name, handler_origin
 
 __all__ = ["CostMeter"]
-
-#: Seconds that an iteration may cost on average, or a part of its time where that is more.
-BUDGET, SHARE = 0.4e-6, 0.002
 
 TIMING = "the timing itself"
 BETWEEN = "between events"
 WORDS = {"train": "training", "validate": "validation", "test": "test", "predict": "predict"}
 
-GET, GOT = Events.GET_BATCH_STARTED, Events.GET_BATCH_COMPLETED
-HOT = {
-    "train": (
-        GOT,
-        Events.ITERATION_STARTED,
-        TrainerEvents.FORWARD_COMPLETED,
-        TrainerEvents.BACKWARD_STARTED,
-        TrainerEvents.BACKWARD_COMPLETED,
-        TrainerEvents.GRADIENTS_READY,
-        TrainerEvents.OPTIMIZER_STEP_STARTED,
-        TrainerEvents.OPTIMIZER_STEP_COMPLETED,
-        TrainerEvents.ZERO_GRAD_STARTED,
-        Events.ITERATION_COMPLETED,
-    ),
-    "evaluate": (GOT, Events.ITERATION_STARTED, Events.ITERATION_COMPLETED),
-}
-RARE = {
-    "train": tuple(
-        event
-        for event in (*TrainerEvents, *Events)
-        if event not in (*HOT["train"], GET)
-        and event not in (Events.EXCEPTION_RAISED, Events.TERMINATE_SINGLE_EPOCH)
-    ),
-    "evaluate": (Events.STARTED, Events.EPOCH_STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED),
-}
 #: What goes on from the end of an event to the beginning of the next one.
 AFTER = {
     GET: ("data wait", ""),
@@ -60,86 +32,6 @@ AFTER = {
     TrainerEvents.OPTIMIZER_STEP_STARTED: ("the step", ""),
     TrainerEvents.ZERO_GRAD_STARTED: ("the step", "zero_grad"),
 }
-
-
-class _Row:
-    """Time and calls of one line.
-
-    Attributes:
-        seconds, calls: so far; of a sampled row those of the sample that is being taken.
-        sampled: whether they are those of the iterations that were watched only.
-        estimate, estimated_calls: the samples so far, each times the iterations it stands for.
-        last: seconds and calls of the sample whose iterations are not over.
-    """
-
-    __slots__ = (
-        "calls", "estimate", "estimated_calls", "event", "last", "name", "origin", "sampled",
-        "seconds", "stage",
-    )  # fmt: skip
-
-    def __init__(self, stage: str, event: str, name: str, origin: str, sampled: bool) -> None:
-        self.stage, self.event, self.name, self.origin = stage, event, name, origin
-        self.sampled = sampled
-        self.seconds = self.estimate = self.estimated_calls = 0.0
-        self.calls = 0
-        self.last: tuple[float, float] = (0.0, 0)
-
-
-class _Sampler:
-    """When to watch an iteration of one engine, and what that gave.
-
-    Attributes:
-        offset: what to add to ``state.iteration`` to count on over all runs of the engine.
-        at, next: the iteration that was watched last, and the one that will be.
-        outside: the row of the iterations that nobody watches.
-        timing: the row of what watching costs.
-        inside: seconds of the iterations that were watched.
-        hot: the channels of an iteration, that of its beginning excepted.
-        segments: what goes on behind an event; filled as they are met.
-    """
-
-    def __init__(self, engine: Engine, stage: str, outside: _Row, timing: _Row) -> None:
-        self.stage, self.outside, self.timing = stage, outside, timing
-        kind = "train" if stage == "train" else "evaluate"
-        self.get = engine.channel(GET)
-        self.hot = _channels(engine, HOT[kind])
-        self.rare = _channels(engine, RARE[kind])
-        self.segments: dict[Channel, _Row | None] = {}
-        self.rows: list[_Row] = []
-        self.sampling = False
-        self.offset = self.at = self.next = self.samples = self.counted = 0
-        self.gap = 1
-        self.inside = 0.0
-        self._known = self._spent = 0.0
-        self._taken = 0
-
-    def flush(self, now: int) -> None:
-        """Give the last sample the weight of the iterations since then, and choose the pace."""
-        weight = max(now - self.at, 1)
-        for row in self.rows:
-            seconds, calls = row.last
-            if seconds or calls:
-                row.estimate += weight * seconds
-                row.estimated_calls += weight * calls
-                row.last = (0.0, 0)
-        known = self.outside.seconds + self.inside
-        each, self._known = (known - self._known) / weight, known
-        # What a sample costs is measured as well.
-        spent = (self.timing.seconds - self._spent) / max(self.samples - self._taken, 1)
-        self._spent, self._taken = self.timing.seconds, self.samples
-        pace = math.ceil(spent / max(BUDGET, SHARE * each))
-        self.gap = max(1, min(pace, 2 * self.gap))
-
-    def take(self) -> None:
-        """Keep what the sample gave, and say when the next one is due."""
-        for row in self.rows:
-            self.inside += row.seconds
-            row.last = (row.last[0] + row.seconds, row.last[1] + row.calls)
-            row.seconds, row.calls = 0.0, 0
-        self.samples += 1
-        # Steps of uneven length, so that what runs each 50 iterations is not always met, or never.
-        uneven = 0.5 + self.samples * 0.6180339887498949 % 1.0
-        self.next = self.at + max(1, round(self.gap * uneven))
 
 
 class CostMeter(Watcher):
@@ -174,12 +66,12 @@ class CostMeter(Watcher):
         self._clear()
 
     def _clear(self) -> None:
-        self._rows: dict[tuple[Any, ...], _Row] = {}
-        self._by_record: dict[int, tuple[Record, _Row]] = {}
-        self._samplers: dict[Any, _Sampler] = {}
+        self._rows: dict[tuple[Any, ...], Row] = {}
+        self._by_record: dict[int, tuple[Record, Row]] = {}
+        self._samplers: dict[Any, Sampler] = {}
         # What each event means: the sampler of its engine, and what to do when it begins and ends.
-        self._events: dict[Channel, tuple[_Sampler, str]] = {}
-        self._stack: list[_Row] = []
+        self._events: dict[Channel, tuple[Sampler, str]] = {}
+        self._stack: list[Row] = []
         self._begun = self._since = self._wall = 0.0
         self._now = self._around("train")
 
@@ -191,7 +83,7 @@ class CostMeter(Watcher):
         for engine in self.engines:
             stage = getattr(engine.state, "stage", "train")
             outside, timing = self._row(stage, "", "iterations", ""), self._row(stage, TIMING)
-            sampler = self._samplers[engine] = _Sampler(engine, stage, outside, timing)
+            sampler = self._samplers[engine] = Sampler(engine, stage, outside, timing)
             for channel in sampler.rare:
                 self._events[channel] = (sampler, _MEANING.get(channel.event, ""))
             for channel in sampler.hot:
@@ -230,7 +122,7 @@ class CostMeter(Watcher):
                 count = max(count, sampler.offset + engine.state.iteration)
             if count:
                 iterations[sampler.stage], samples[sampler.stage] = count, sampler.samples
-            lines += _scaled(sampler, count)
+            lines += scaled(sampler, count)
         outside = {id(sampler.outside) for sampler in self._samplers.values()}
         lines += [
             CostLine(row.stage, row.event, row.name, row.origin, row.seconds, row.calls)
@@ -264,12 +156,9 @@ class CostMeter(Watcher):
         sampler, meaning = self._events[channel]
         if meaning in ("hot", "get"):
             if sampler.sampling:
-                row = sampler.segments.get(channel, _UNKNOWN)
-                if row is _UNKNOWN:
-                    row = sampler.segments[channel] = self._segment(engine, sampler, channel.event)
-                if row is None:
-                    row = sampler.timing
-                row.calls += 1
+                known = sampler.segments.get(channel) or self._segment(engine, sampler, channel)
+                row, counts = known
+                row.calls += counts
                 self._switch(row)
         elif meaning == "epoch begins":
             sampler.offset = sampler.counted - engine.state.iteration
@@ -299,7 +188,7 @@ class CostMeter(Watcher):
 
     # ------------------------------------------------------------------ parts
 
-    def _boundary(self, engine: Any, sampler: _Sampler) -> None:
+    def _boundary(self, engine: Any, sampler: Sampler) -> None:
         """One iteration is over and another begins: is it watched?"""
         now = sampler.offset + engine.state.iteration
         self._switch(sampler.timing)
@@ -315,13 +204,13 @@ class CostMeter(Watcher):
         if not due:
             self._switch(sampler.outside)
 
-    def _close(self, sampler: _Sampler) -> None:
+    def _close(self, sampler: Sampler) -> None:
         if sampler.sampling:
             sampler.take()
             sampler.sampling = False
             leave(sampler.hot, self)
 
-    def _switch(self, row: _Row) -> None:
+    def _switch(self, row: Row) -> None:
         now = self._clock()
         self._now.seconds += now - self._since
         self._since = now
@@ -329,48 +218,54 @@ class CostMeter(Watcher):
 
     def _row(
         self, stage: str, event: str, name: str = "", origin: str = "", sampled: bool = False
-    ) -> _Row:
+    ) -> Row:
         key = (stage, event, name, origin, sampled)
         row = self._rows.get(key)
         if row is None:
-            row = self._rows[key] = _Row(stage, event, name, origin, sampled)
+            row = self._rows[key] = Row(stage, event, name, origin, sampled)
             if sampled:
                 next(s for s in self._samplers.values() if s.stage == stage).rows.append(row)
         return row
 
-    def _around(self, stage: str) -> _Row:
+    def _around(self, stage: str) -> Row:
         return self._row(stage, BETWEEN)
 
-    def _row_of(self, meant: tuple[_Sampler, str], channel: Channel, record: Record) -> _Row:
+    def _row_of(self, meant: tuple[Sampler, str], channel: Channel, record: Record) -> Row:
         event = str(getattr(channel.event, "name", channel.event))
         name = handler_name(record.user, record.owner)
         origin = handler_origin(record.user, record.owner)
         return self._row(meant[0].stage, event, name, origin, meant[1] in ("hot", "get"))
 
-    def _segment(self, engine: Any, sampler: _Sampler, event: Any) -> _Row | None:
-        """The row of what goes on behind an event of the iteration, if it is more than the loop."""
-        state = engine.state
-        several = len(getattr(state, "optimizers", ())) > 1
+    def _segment(self, engine: Any, sampler: Sampler, channel: Channel) -> tuple[Row, bool]:
+        """The row of what goes on behind an event of the iteration, and whether this is a call."""
+        state, event, counts = engine.state, channel.event, True
+        optimizers = len(getattr(state, "optimizers", ()))
+        several = optimizers > 1
         if several and event in (TrainerEvents.ZERO_GRAD_STARTED, TrainerEvents.BACKWARD_COMPLETED):
-            event = Events.ITERATION_STARTED  # the next optimizer's turn begins
-        if event not in AFTER:
-            return None
-        what, name = AFTER[event]
-        model = getattr(state, "model", None)
-        origin, owner = "", ""
-        if model is not None:
-            origin, owner = f"model={type(model).__name__}", f"{type(model).__name__}."
-        if event == GET:
-            loader = {"train": "train_dataloader", "validate": "val_dataloaders"}
-            origin = loader.get(sampler.stage, f"{sampler.stage}_dataloaders")
-        elif event == TrainerEvents.OPTIMIZER_STEP_STARTED:
-            name, origin = f"{type(state.optimizer).__name__}.step", "configure_optimizers"
-        elif event == Events.ITERATION_STARTED:
-            name = f"{owner}{WORDS.get(sampler.stage, sampler.stage)}_step"
-        return self._row(sampler.stage, what, name, origin, True)
+            # The next optimizer's turn begins, if there is one.
+            last = state.optimizer_idx == optimizers - 1
+            counts = event == TrainerEvents.ZERO_GRAD_STARTED and not last
+            event = Events.ITERATION_STARTED
+        row = sampler.timing
+        if event in AFTER:
+            what, name = AFTER[event]
+            model = getattr(state, "model", None)
+            origin, owner = "", ""
+            if model is not None:
+                origin, owner = f"model={type(model).__name__}", f"{type(model).__name__}."
+            if event == GET:
+                loader = {"train": "train_dataloader", "validate": "val_dataloaders"}
+                origin = loader.get(sampler.stage, f"{sampler.stage}_dataloaders")
+            elif event == TrainerEvents.OPTIMIZER_STEP_STARTED:
+                name, origin = f"{type(state.optimizer).__name__}.step", "configure_optimizers"
+            elif event == Events.ITERATION_STARTED:
+                name = f"{owner}{WORDS.get(sampler.stage, sampler.stage)}_step"
+            row = self._row(sampler.stage, what, name, origin, True)
+        if not several:  # whose turn it is changes from event to event
+            sampler.segments[channel] = (row, counts)
+        return row, counts
 
 
-_UNKNOWN: Any = object()
 _MEANING = {
     Events.EPOCH_STARTED: "epoch begins",
     Events.EPOCH_COMPLETED: "epoch ends",
@@ -381,29 +276,3 @@ _MEANING = {
     TrainerEvents.TRAINING_ENDED: "training ends",
     TrainerEvents.FIT_COMPLETED: "training ends",
 }
-
-
-def _channels(engine: Engine, events: Iterable[Any]) -> list[Channel]:
-    return channels_of(engine, [event for event in events if engine.has_registered_events(event)])
-
-
-def _scaled(sampler: _Sampler, count: int) -> list[CostLine]:
-    """The lines of the iterations: samples, scaled to the time that is known exactly."""
-    weight = max(count - sampler.at, 1)
-    # What is being sampled right now counts once.
-    raw = [
-        (row, row.estimate + weight * row.last[0] + row.seconds,
-         row.estimated_calls + weight * row.last[1] + row.calls)
-        for row in sampler.rows
-    ]  # fmt: skip
-    measured = sum(seconds for _, seconds, _ in raw)
-    inside = sampler.inside + sum(row.seconds for row in sampler.rows)
-    known = sampler.outside.seconds + inside
-    if not measured:
-        row = sampler.outside
-        return [CostLine(row.stage, "not timed", row.name, "", known, count)] if known else []
-    return [
-        CostLine(row.stage, row.event, row.name, row.origin, seconds * known / measured, round(n))
-        for row, seconds, n in raw
-        if seconds or n
-    ]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from leyden.callback import Callback
     from leyden.datamodule import LightningDataModule
     from leyden.module import LightningModule
+    from leyden.plotting import plot
     from leyden.replaying import replay
     from leyden.seed import seed_everything
     from leyden.trainer import Trainer
@@ -25,6 +26,7 @@ __all__ = [
     "__version__",
     "callbacks",
     "loggers",
+    "plot",
     "profiler",
     "replay",
     "seed_everything",
@@ -35,6 +37,7 @@ _FOUND_IN = {
     "LightningDataModule": "datamodule",
     "LightningModule": "module",
     "Trainer": "trainer",
+    "plot": "plotting",
     "replay": "replaying",
     "seed_everything": "seed",
 }

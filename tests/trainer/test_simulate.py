@@ -126,6 +126,7 @@ def test_one_of_each() -> None:
         check(5, [], max_epochs=2)
 
 
+@pytest.mark.slow
 def test_ten_thousand_epochs_take_no_time() -> None:
     import time
 
