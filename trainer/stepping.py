@@ -126,9 +126,9 @@ def training_step(
 
 
 def _precise_backward(precision: Precision, own: Callable[..., Any] | None) -> Callable[..., None]:
-    """The backward pass of a loss as the precision scales it, by the module's own where it has one."""
+    """The backward pass as the precision scales it, by the module's own where it has one."""
 
-    """The backward pass of a loss as the precision scales it; the module's own where it has one."""
+    def backward(loss: Any, optimizer: Any, index: int, *args: Any, **kwargs: Any) -> None:
         def run(scaled: Any) -> Any:
             if own is not None:
                 return own(scaled, optimizer, index, *args, **kwargs)
