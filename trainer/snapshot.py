@@ -149,10 +149,8 @@ class Snapshot:
         def undo() -> None:
             # By the built-in's own methods: those of a subclass may do more than that.
             kind.clear(value)
-            if issubclass(kind, (list, deque)):
-                kind.extend(value, kept)
-            else:
-                kind.update(value, kept)
+            fill: Any = kind.extend if issubclass(kind, (list, deque)) else kind.update
+            fill(value, kept)
 
         self._undo.append(undo)
         if len(kept) > _LONG:
