@@ -180,9 +180,7 @@ def _gradients(run: Any) -> dict[str, torch.Tensor]:
 
 def resumable(run: Any) -> tuple[bool, str]:
     """Say whether this run, killed anywhere, goes on exactly from its checkpoints, and why."""
-    if not any(type(handler).__name__ == "ModelCheckpoint" for handler in run.handlers) and not (
-        run.trainer.checkpoint_callbacks
-    ):
+    if not run.trainer.checkpoint_callbacks:
         return False, "nothing saves checkpoints: add a ModelCheckpoint to the callbacks"
     if run.feed is None:
         return True, "as far as the training loader can be put back, which is known in fit"

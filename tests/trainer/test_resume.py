@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import leyden
 from leyden.callbacks import EarlyStopping, ModelCheckpoint
 from leyden.engine import Events
+from leyden.resuming import resumable
 from tests.trainer.resume_runs import SaveIn, check_each, run
 
 HOOKS = (
@@ -183,3 +185,49 @@ class AtBatchStart(leyden.Callback):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
         if trainer.batch_idx == 2:
             trainer.save_checkpoint(Path(trainer.default_root_dir) / "half.ckpt")
+
+
+@pytest.mark.slow
+def test_in_bfloat16(tmp_path: Path) -> None:
+    check_each(
+        tmp_path,
+        saver=lambda: (SaveIn("on_train_batch_end"),),
+        accumulate_grad_batches=3,
+        precision="bf16",
+        every=3,
+    )
+
+
+@pytest.mark.slow
+def test_clipped_gradients_whose_norms_are_logged(tmp_path: Path) -> None:
+    check_each(
+        tmp_path,
+        saver=lambda: (SaveIn("on_train_batch_end"),),
+        accumulate_grad_batches=2,
+        gradient_clip_val=0.1,
+        track_grad_norm=2,
+        every=2,
+    )
+
+
+def test_a_checkpoint_of_lightning_goes_on_at_an_epoch(tmp_path: Path) -> None:
+    """It holds no position within an epoch, no loader and no random numbers: what it has counts."""
+    whole = run(_folder(tmp_path, "whole"), callbacks=(ModelCheckpoint(),), max_epochs=1)
+    path = next(tmp_path.rglob("*.ckpt"))
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["leyden"]
+    checkpoint["callbacks"] = {}
+    torch.save(checkpoint, path)
+    again = run(_folder(tmp_path, "old"), resume=path, max_epochs=2)
+    assert {epoch for epoch, _, _ in again["seen"]} == {1}
+    assert again["position"][0] == 2 * whole["position"][0]
+    assert again["rates"] != whole["rates"]
+
+
+def test_resumable_says_why_not(tmp_path: Path) -> None:
+    found: list[Any] = []
+    run(tmp_path, callbacks=(ModelCheckpoint(),), change=found.append, max_epochs=1)
+    assert resumable(found[0]._run)[0]
+    run(tmp_path, change=found.append, max_epochs=1, logger=False)
+    possible, why = resumable(found[1]._run)
+    assert not possible and "add a ModelCheckpoint" in why
