@@ -1,4 +1,4 @@
-"""``python -m leyden inspect FILE`` and ``python -m leyden replay RUN_DIR --steps A:B``."""
+"""Run scripts written for Lightning 1.x, show plans, look into checkpoints, replay steps."""
 
 import argparse
 import importlib
@@ -28,9 +28,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="MODULE:FUNCTION",
         help="gives (model, train loader) or (model, train loader, val loaders), as in the run",
     )
+    running = commands.add_parser("run", help="run a script; import pytorch_lightning gives leyden")
+    planning = commands.add_parser("plan", help="print the plan of a script's Trainer, run nothing")
+    for parser_of_script in (running, planning):
+        parser_of_script.add_argument("script")
+        parser_of_script.add_argument("arguments", nargs=argparse.REMAINDER)
+    commands.add_parser("doctor", help="versions, devices, extras, and what is refused here")
     given = parser.parse_args(arguments)
-    run = {"inspect": _inspect, "replay": _replay}[given.command]
+    run = {
+        "doctor": _doctor,
+        "inspect": _inspect,
+        "plan": _plan,
+        "replay": _replay,
+        "run": _run,
+    }[given.command]
     return run(given)
+
+
+def _run(given: argparse.Namespace) -> int:
+    from leyden.commands import run_script
+
+    return run_script(given.script, given.arguments)
+
+
+def _plan(given: argparse.Namespace) -> int:
+    from leyden.commands import plan_script
+
+    return plan_script(given.script, given.arguments)
+
+
+def _doctor(given: argparse.Namespace) -> int:
+    from leyden.commands import doctor
+
+    print(doctor())
+    return 0
 
 
 def _inspect(given: argparse.Namespace) -> int:
