@@ -64,7 +64,7 @@ def test_plan_prints_and_trains_nothing(script: str, capsys: pytest.CaptureFixtu
         compat.uninstall()
     out = capsys.readouterr().out
     assert "GradientClipping.clip" in out and "gradient_clip_val=0.5" in out
-    assert "steps" not in out
+    assert "steps 6" not in out
     assert vars(Trainer)["fit"] is fit
 
 
