@@ -15,7 +15,7 @@ class LoggerFlush(Handler):
     Args:
         save: makes the loggers write.
         every_n_steps: optimizer steps, counted from 1.
-        at_once: whether to write on this batch in any case (a stop was asked for).
+        at_once: whether to write on this batch in any case; where a stop was asked for it is.
 
     Runs on: ITERATION_COMPLETED.
 
@@ -47,5 +47,7 @@ class LoggerFlush(Handler):
         state: Any = engine.state
         # global_step + 1, written out: this runs at every batch.
         step = state.optimizer_steps + (state.closed_at != state.iteration)
-        if step % self.every_n_steps == 0 or (self.at_once is not None and self.at_once()):
+        if step % self.every_n_steps == 0 or state.should_stop:
+            self.save()
+        elif self.at_once is not None and self.at_once():
             self.save()

@@ -256,8 +256,9 @@ class MetricRecorder:
         pending = self._pending
         if not pending and not self._returned and not self._grad_norms:
             return
-        row: dict[str, Any] | None = {} if write and self.row_due(force) else None
-        if row is not None:
+        row: dict[str, Any] | None = None
+        if write and (force or self.row_due()):
+            row = {}
             share_steps(pending)
         callback, logged = self.callback_metrics, self.logged_metrics
         for record in pending:
@@ -288,15 +289,16 @@ class MetricRecorder:
             callback.update(self._grad_norms)
             if row:
                 self._write(row)
-        self._returned.clear()
-        self._grad_norms.clear()
+        if self._returned or self._grad_norms:
+            self._returned.clear()
+            self._grad_norms.clear()
 
-    def row_due(self, force: bool = False) -> bool:
+    def row_due(self) -> bool:
         """Whether the running step's row goes to the logger; who measures only for the row asks."""
-        if force or self.fast_dev_run:
-            return True
         every = self.log_every_n_steps
-        return bool(every > 0 and (self._state.global_step + 1) % every == 0)
+        if every > 0 and (self._state.global_step + 1) % every == 0:
+            return True
+        return self.fast_dev_run
 
     def train_epoch_ended(self, epoch_end_result: Any = None) -> None:
         """Reduce the epoch's values, show and write them, and begin anew.

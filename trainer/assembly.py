@@ -11,7 +11,7 @@ from typing import Any
 
 from leyden.handlers.accumulation import GradientAccumulation, factor_at
 from leyden.handlers.gradient_clipping import GradientClipping
-from leyden.handlers.gradient_norm import GradientNorm
+from leyden.handlers.gradient_norm import GradientNorm, gradient_norms
 from leyden.handlers.loader_reload import LoaderReload
 from leyden.handlers.logger_flush import LoggerFlush
 from leyden.handlers.logger_lifecycle import LoggerLifecycle
@@ -64,8 +64,19 @@ def _grad_norm(settings: Any, run: Run) -> Any:
     def report(norms: dict[str, Any]) -> None:
         run.recorder.log_metrics({}, grad_norms=norms)
 
+    def measure(p: Any) -> dict[str, Any]:
+        if overrides(run.model, "grad_norm", LightningModule):
+            own: dict[str, Any] = run.model.grad_norm(p)
+            return own
+        # Not the module's own: that gives numbers, and waits for the device to have them.
+        norms = gradient_norms(run.model.named_parameters(), p)
+        return {name: norm.round(decimals=4) for name, norm in norms.items()}
+
     return GradientNorm(
-        "inf" if p == float("inf") else p, report, measure=lambda p: run.model.grad_norm(p)
+        "inf" if p == float("inf") else p,
+        report,
+        due=lambda: run.recorder.row_due(run.flush_now()),
+        measure=measure,
     )
 
 
@@ -114,9 +125,7 @@ def _reload(settings: Any, run: Run) -> Any:
 def _flush(settings: Any, run: Run) -> Any:
     if settings.logger is False or settings.logger is None:
         return None
-    return LoggerFlush(
-        run.save_logger, every_n_steps=settings.flush_logs_every_n_steps, at_once=run.flush_now
-    )
+    return LoggerFlush(run.save_logger, every_n_steps=settings.flush_logs_every_n_steps)
 
 
 def _nan(settings: Any, run: Run) -> Any:

@@ -1,6 +1,5 @@
 """The hooks of a LightningModule on the events of the engines."""
 
-from collections.abc import Callable
 from typing import Any
 
 from leyden.engine import Engine, Events
@@ -19,9 +18,8 @@ class ModuleHandler(Handler):
     Its epoch ends (``training_epoch_end`` and the like) get the outputs that were kept for them.
     """
 
-    def __init__(self, model: Any, recorder: Any, flush: Callable[[], bool]) -> None:
+    def __init__(self, model: Any, recorder: Any) -> None:
         super().__init__()
-        self.flush = flush
         self.model = model
         self.recorder = recorder
         self.kept_outputs: list[list[Any]] = []
@@ -79,7 +77,7 @@ class ModuleHandler(Handler):
         recorder = self.recorder
         if recorder.busy:
             write = state.closed_at == state.iteration
-            recorder.train_batch_ended(write=write, force=self.flush())
+            recorder.train_batch_ended(write=write, force=state.should_stop)
 
     def _end_epoch(self, engine: Engine) -> None:
         result = None

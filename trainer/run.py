@@ -195,10 +195,6 @@ class Run:
         if self.guard is not None and self.trainer.is_global_zero:
             self.guard.save()
 
-    def flush_now(self) -> bool:
-        """Whether rows are to be written whatever the step."""
-        return self.state.should_stop
-
     # ------------------------------------------------------------------ before and after a run
 
     @contextmanager
@@ -273,7 +269,7 @@ class Run:
             self.handlers.remove(self.module_handler)
         for callback in self.callbacks():
             self.handlers.refresh(callback)
-        self.module_handler = ModuleHandler(self.model, self.recorder, self.flush_now)
+        self.module_handler = ModuleHandler(self.model, self.recorder)
         self.handlers.add(self.module_handler, origin=f"model={type(self.model).__name__}")
         words = ("validation", "test", "predict")
         switches = [f"on_{word}_model_{mode}" for word in words for mode in ("eval", "train")]
