@@ -23,6 +23,8 @@ class LRSchedulers(Handler):
         warn: called with a message when a loose monitor is missing.
         validates: whether the run validates at all. ReduceLROnPlateau then waits for an epoch that
             does: in the others its metric is an old one, or not there yet.
+        step_by: steps a scheduler, given it and the metric (None without a monitor), in place of
+            its own ``step``.
 
     Runs on: ITERATION_COMPLETED where a group of batches is complete (interval "step", if the
     batch's number in the epoch is a multiple of the frequency); the evaluator's EPOCH_COMPLETED,
@@ -46,6 +48,7 @@ class LRSchedulers(Handler):
         evaluator: Engine | None = None,
         warn: Callable[[str], Any] | None = None,
         validates: Callable[[], bool] | None = None,
+        step_by: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         super().__init__()
         self.schedulers = list(schedulers)
@@ -53,6 +56,7 @@ class LRSchedulers(Handler):
         self.evaluator = evaluator
         self.warn = warn
         self.validates = validates
+        self.step_by = step_by
         self.stepped_in = -1
         self.validated_in = -1
         self._engine: Engine | None = None
@@ -95,19 +99,25 @@ class LRSchedulers(Handler):
     def _metric_is_old(self, epoch: int) -> bool:
         return self.validates is not None and self.validates() and self.validated_in != epoch
 
+    def _step(self, entry: dict[str, Any], *metric: Any) -> None:
+        if self.step_by is None:
+            entry["scheduler"].step(*metric)
+        else:
+            self.step_by(entry["scheduler"], *(metric or (None,)))
+
     def step(self, interval: str, index: int) -> None:
         """Step the schedulers of ``interval`` whose frequency divides ``index + 1``."""
         for entry in self.schedulers:
             if entry["interval"] != interval or (index + 1) % entry["frequency"]:
                 continue
             if not entry["reduce_on_plateau"]:
-                entry["scheduler"].step()
+                self._step(entry)
                 continue
             if interval == "epoch" and self._metric_is_old(index + 1):
                 continue
             metrics, monitor = self.metrics(), entry["monitor"]
             if monitor in metrics:
-                entry["scheduler"].step(metrics[monitor])
+                self._step(entry, metrics[monitor])
             elif entry.get("strict", True):
                 raise MisconfigurationException(
                     f"ReduceLROnPlateau is to watch {monitor!r}, which is not logged; there are "

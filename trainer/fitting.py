@@ -13,6 +13,7 @@ import torch
 from leyden.engine import Events, Phase, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
 from leyden.handlers.checkpoint_names import default_directory, join
+from leyden.handlers.hooks import accepted
 from leyden.handlers.model_checkpoint import ModelCheckpoint
 from leyden.handlers.schedulers import LRSchedulers
 from leyden.journal import give_journal
@@ -146,8 +147,25 @@ def _prepare_training(run: Run) -> None:
             evaluator=run.evaluators["validate"],
             warn=lambda message: warnings.warn(message, RuntimeWarning, stacklevel=2),
             validates=lambda: run.validates,
+            step_by=_own_scheduler_step(run),
         )
         run.handlers.add(run.schedulers, origin="configure_optimizers")
+
+
+def _own_scheduler_step(run: Run) -> Callable[[Any, Any], Any] | None:
+    """The module's ``lr_scheduler_step``, if it has one of its own."""
+    if not overrides(run.model, "lr_scheduler_step", LightningModule):
+        return None
+    own = run.model.lr_scheduler_step
+    if accepted(own, 0) == 2:  # Lightning 2.x dropped the number of the optimizer
+        return lambda scheduler, metric: own(scheduler, metric)
+
+    def step(scheduler: Any, metric: Any) -> None:
+        optimizer = getattr(scheduler, "optimizer", None)
+        at = (i for i, known in enumerate(run.parts.optimizers) if known is optimizer)
+        own(scheduler, next(at, 0), metric)
+
+    return step
 
 
 def _train(run: Run) -> BaseException | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from leyden.backends.precision import Precision, QuantizedTraining, precision_for
 from leyden.backends.precision.quantized import plain_again
+from leyden.datamodule import LightningDataModule
 from leyden.engine import Engine, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
 from leyden.engine.feed import Feed
@@ -24,6 +25,7 @@ from leyden.handlers.callback_base import CallbackBase
 from leyden.handlers.cost import CostMeter
 from leyden.handlers.evaluation import EvalFeed, Surroundings, evaluate, evaluator
 from leyden.handlers.gpu_memory import GPUMemoryRows
+from leyden.handlers.hooks import accepted
 from leyden.handlers.interruption import Interruption
 from leyden.handlers.loggers.guard import guarded
 from leyden.handlers.metrics import MetricRecorder
@@ -293,26 +295,36 @@ class Run:
 
     def transfer(self) -> Callable[[Any], Any] | None:
         """What brings a batch to the device; None where nothing has to be done."""
-        model, device = self.model, self.model.device
-        before = overrides(model, "on_before_batch_transfer", LightningModule)
-        after = overrides(model, "on_after_batch_transfer", LightningModule)
+        device = self.model.device
+        before = self._data_hook("on_before_batch_transfer")
+        after = self._data_hook("on_after_batch_transfer")
         moves = device.type != "cpu"
         if not (before or after or moves):
             return None
-        own = overrides(model, "transfer_batch_to_device", LightningModule)
+        own = self._data_hook("transfer_batch_to_device")
+        taken = accepted(own, 0) if own else None  # 1.1's have no dataloader_idx
 
         def bring(batch: Any) -> Any:
             if before:
-                batch = model.on_before_batch_transfer(batch, 0)
+                batch = before(batch, 0)
             if moves:
-                batch = (
-                    model.transfer_batch_to_device(batch, device)
-                    if own
-                    else move_to_device(batch, device)
-                )
-            return model.on_after_batch_transfer(batch, 0) if after else batch
+                if own:
+                    batch = own(*(batch, device, 0)[:taken])
+                else:
+                    batch = move_to_device(batch, device)
+            return after(batch, 0) if after else batch
 
         return bring
+
+    def _data_hook(self, name: str) -> Callable[..., Any] | None:
+        """A hook on batches: the data module's, else the module's; None if nobody overrides it."""
+        if self.datamodule is not None and overrides(self.datamodule, name, LightningDataModule):
+            found: Callable[..., Any] = getattr(self.datamodule, name)
+            return found
+        if overrides(self.model, name, LightningModule):
+            found = getattr(self.model, name)
+            return found
+        return None
 
     # ------------------------------------------------------------------ the training loader
 
