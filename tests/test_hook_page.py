@@ -179,7 +179,7 @@ PARTS = [
 ]
 #: On a page because they belong there, but not in a run that goes well, on a CPU, without files.
 NOT_HERE = {"on_load_checkpoint", "on_save_checkpoint", "on_keyboard_interrupt", "on_exception"}
-NOT_HERE |= {"transfer_batch_to_device", "on_init_start", "on_init_end"}
+NOT_HERE |= {"transfer_batch_to_device", "on_init_start", "on_init_end", "lr_scheduler_step"}
 
 
 @pytest.mark.parametrize(("around", "inside", "kind"), PARTS)
