@@ -257,7 +257,7 @@ class MetricRecorder:
         if not pending and not self._returned and not self._grad_norms:
             return
         row: dict[str, Any] | None = None
-        if write and (force or self.row_due()):
+        if write and self.row_due(force):
             row = {}
             share_steps(pending)
         callback, logged = self.callback_metrics, self.logged_metrics
@@ -293,12 +293,12 @@ class MetricRecorder:
             self._returned.clear()
             self._grad_norms.clear()
 
-    def row_due(self) -> bool:
+    def row_due(self, force: bool = False) -> bool:
         """Whether the running step's row goes to the logger; who measures only for the row asks."""
         every = self.log_every_n_steps
         if every > 0 and (self._state.global_step + 1) % every == 0:
             return True
-        return self.fast_dev_run
+        return force or self.fast_dev_run
 
     def train_epoch_ended(self, epoch_end_result: Any = None) -> None:
         """Reduce the epoch's values, show and write them, and begin anew.

@@ -75,7 +75,7 @@ def _grad_norm(settings: Any, run: Run) -> Any:
     return GradientNorm(
         "inf" if p == float("inf") else p,
         report,
-        due=lambda: run.recorder.row_due(run.flush_now()),
+        due=lambda: run.recorder.row_due(run.state.should_stop),
         measure=measure,
     )
 
