@@ -242,7 +242,7 @@ class LRFinder(Handler):
         if isinstance(output, (int, float)) or (
             isinstance(output, torch.Tensor) and output.numel() == 1
         ):
-            return [float(output)]
+            return [float(output.detach() if isinstance(output, torch.Tensor) else output)]
         raise MisconfiguredType(
             f"the step returned a {type(output).__name__}, in which the search finds no loss: "
             "return the loss or a dict with 'loss', or pass loss_of="

@@ -137,6 +137,7 @@ def search(trainer: Any, run: Run, model: Any, train: Any, val: Any, datamodule:
         KeyboardInterrupt: after Ctrl-C, when the run has ended.
     """
     outside = trainer._run, trainer._settings
+    run.model = model  # or the run would take it for another one and ask for its callbacks
     trainer._run, trainer._settings = run, run.settings
     try:
         fit(run, model, train, val, datamodule)

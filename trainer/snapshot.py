@@ -180,14 +180,17 @@ class Snapshot:
                 "through it first, so that there is something to put back"
             )
         same = value.data  # the same memory, seen as it is now
-        if self._tensors:
+        if self._tensors and value.layout is not torch.strided:
+            same = value.detach().clone()  # its memory is in parts of its own
+        elif self._tensors and value.device.type != "meta":
             self._contents(same)
         leaf = value.is_leaf
         gradient, wanted = (value.grad, value.requires_grad) if leaf else (None, False)
 
         def undo() -> None:
             if not _is_same(value, same):
-                value.data = same
+                # A copy of the copy, which has to last for the next time.
+                value.data = same if same.layout is torch.strided else same.clone()
             if leaf:
                 value.requires_grad_(wanted)
                 value.grad = gradient
@@ -197,9 +200,6 @@ class Snapshot:
             self._walk(gradient)
 
     def _contents(self, data: Tensor) -> None:
-        if data.layout is not torch.strided or data.device.type == "meta":
-            self._undo.append(partial(data.copy_, data.clone()))
-            return
         # The whole memory, once for all tensors in it: views of it, tied weights, overlaps.
         storage: Any = data.untyped_storage()
         key = (data.device, storage.data_ptr())
@@ -235,8 +235,7 @@ def _is_same(value: Tensor, same: Tensor) -> bool:
         and value.dtype == same.dtype
         and value.layout == same.layout
         and value.shape == same.shape
-        and (
-            value.layout is not torch.strided
-            or (value.data_ptr() == same.data_ptr() and value.stride() == same.stride())
-        )
+        and value.layout is torch.strided
+        and value.data_ptr() == same.data_ptr()
+        and value.stride() == same.stride()
     )
