@@ -58,7 +58,7 @@ class LoggerLifecycle(Handler):
             logger.finalize("failed" if self.failed else "success")
 
     def save(self, engine: Engine) -> None:
-        """Write what is held."""
+        """Write what a test run logged, or a hook after the end of training."""
         logger = self.logger()
-        if logger is not None:
+        if logger is not None and getattr(logger, "dirty", True):
             logger.save()

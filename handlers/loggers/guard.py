@@ -66,6 +66,8 @@ class LoggerGuard:
         self.wait = wait
         self.suspended = False
         self.lost = 0
+        #: Whether something was logged since the logger wrote what it holds.
+        self.dirty = False
         self._clock = clock
         self._kept: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._keep = keep
@@ -111,6 +113,7 @@ class LoggerGuard:
         self._last("close")
 
     def _do(self, method: str, *args: Any) -> None:
+        self.dirty = method != "save"
         if self.suspended:
             self.lost += method != "save"
             return
@@ -173,6 +176,7 @@ class LoggerGuard:
         )
 
     def _last(self, method: str, *args: Any) -> None:
+        self.dirty = False
         troubled, failure = self._failures, ""
         try:
             while self._kept:
@@ -215,6 +219,11 @@ class GuardedLoggers:
 
     def __init__(self, loggers: Iterable[Any]) -> None:
         self.guards = [LoggerGuard(logger) for logger in loggers]
+
+    @property
+    def dirty(self) -> bool:
+        """Whether something was logged since all of them wrote what they hold."""
+        return any(guard.dirty for guard in self.guards)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Write metrics to each logger."""
