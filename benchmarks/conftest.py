@@ -24,6 +24,9 @@ SMOKE_ROUNDS = 5
 ATTEMPTS = 3
 """How often a row that misses its bound is measured again before it fails."""
 
+SLACK = 1.5
+"""What the smoke run multiplies bounds by: few rounds on a busy machine are off by as much."""
+
 SLOW = {"Lightning", "Accelerate"}
 """Contenders that are not measured again when a bound is missed."""
 
@@ -129,7 +132,7 @@ def measure(benchmark: Any, request: pytest.FixtureRequest, smoke: bool) -> Meas
         benchmark.pedantic(lambda: done.run(contenders), rounds=ROUNDS, warmup_rounds=0)
         for attempt in range(1, ATTEMPTS + 1):
             made = row(done)
-            missed = _missed(made, done)
+            missed = _missed(made, done, SLACK if smoke and made.unit == "us" else 1.0)
             if missed is None or attempt == ATTEMPTS:
                 break
             again = Rounds()
@@ -144,16 +147,17 @@ def measure(benchmark: Any, request: pytest.FixtureRequest, smoke: bool) -> Meas
     return go
 
 
-def _missed(row: Row, rounds: Rounds) -> str | None:
+def _missed(row: Row, rounds: Rounds, slack: float) -> str | None:
     """Say how a row misses its bound, if it does."""
     if row.must is None:
         return None
     mine = row.values["leyden"]
-    scale = 1.0 if row.ignite is None else rounds.slowness(row.ignite)
+    scale = slack * (1.0 if row.ignite is None else rounds.slowness(row.ignite))
     if mine <= row.must * scale:
         return None
     took = {name: [round(value, 2) for value in took] for name, took in rounds.taken.items()}
     return (
         f"{row.what}: {mine:.2f} {row.unit} is above {row.must} {row.unit} x {scale:.2f} (what "
-        f"ignite takes here to what it takes where the bound was set); round by round: {took}"
+        f"ignite takes here by what it takes where the bound was set, x {slack}); "
+        f"round by round: {took}"
     )

@@ -55,10 +55,10 @@ def cnn() -> nn.Module:
 
 @functools.cache
 def characters() -> Any:
-    """320 windows of 64 characters: 10 batches of 32."""
+    """160 windows of 64 characters: 5 batches of 32."""
     from examples.char_transformer import Characters, corpus
 
-    return Characters(corpus()[: 320 * 64 + 1])
+    return Characters(corpus()[: 160 * 64 + 1])
 
 
 def transformer() -> nn.Module:

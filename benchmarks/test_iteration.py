@@ -25,7 +25,7 @@ from benchmarks.harness import Rounds, Row
 @pytest.fixture
 def slices(smoke: bool) -> int:
     """Slices of 50 iterations."""
-    return 16 if smoke else 30
+    return 12 if smoke else 30
 
 
 IGNITE_US = 16.0
