@@ -20,7 +20,7 @@ class RunningLoss(Handler):
 
     Runs on: ITERATION_COMPLETED.
 
-    State: ``losses``.
+    State: ``losses``, and ``group``, the losses of an accumulation group that is not complete.
 
     Source: the loss on the progress bar of PyTorch Lightning 1.1: over 20 steps, not divided by the
     accumulation factor.
@@ -28,7 +28,7 @@ class RunningLoss(Handler):
 
     order = 5.0
     order_reason = "before the hooks (10): a progress bar is drawn in one"
-    state_keys = ("losses",)
+    state_keys = ("losses", "group")
 
     def __init__(self, window: int = 20) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class RunningLoss(Handler):
             raise ValueError(f"window={window} is below 1: it counts optimizer steps")
         self.window = window
         self._steps: deque[Tensor] = deque(maxlen=window)
-        self._group: list[Tensor] = []
+        self.group: list[Tensor] = []
 
     @property
     def losses(self) -> list[Tensor]:
@@ -56,14 +56,14 @@ class RunningLoss(Handler):
         if state.loss is None:
             return
         # .data is detach() that does not share the version: a third faster.
-        loss, group, factor = state.loss.data, self._group, state.accumulate_grad_batches
+        loss, group, factor = state.loss.data, self.group, state.accumulate_grad_batches
         if factor == 1 and not group:
             self._steps.append(loss)
             return
         group.append(loss)
         if state.closed_at == state.iteration:
             self._steps.append(_mean(group, factor))
-            self._group = []
+            self.group = []
 
     def mean(self) -> Tensor | None:
         """The mean over the window, a tensor on its device.
@@ -72,7 +72,7 @@ class RunningLoss(Handler):
         """
         if self._steps:
             return torch.stack(list(self._steps)).mean()
-        return torch.tensor(float("nan")) if self._group else None
+        return torch.tensor(float("nan")) if self.group else None
 
 
 def _mean(group: list[Tensor], factor: int) -> Tensor:
