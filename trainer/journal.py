@@ -8,22 +8,25 @@ from typing import Any
 
 import torch
 
-from leyden.handlers.checkpoint_names import default_directory, is_remote
+from leyden.handlers.checkpoint_names import is_remote
 from leyden.handlers.journal import Journal
 
 __all__ = ["give_journal"]
 
 
 def give_journal(run: Any) -> None:
-    """Attach a Journal where there is a directory for it: of a logger, or of checkpoints."""
+    """Attach a Journal where a logger has a directory for it.
+
+    Not among the checkpoints: whoever lists a directory of those finds nothing else there.
+    """
     if run.settings.fast_dev_run or not run.trainer.is_global_zero:
         return
     folder = _folder(run)
     given = [handler for handler in run.handlers if isinstance(handler, Journal)]
     if folder is None and not given:
         return
-    for journal in given or [run.handlers.add(Journal(), origin="logger, checkpoint_callback")]:
-        if (journal.path is None or journal.origin == "logger, checkpoint_callback") and folder:
+    for journal in given or [run.handlers.add(Journal(), origin="logger")]:
+        if (journal.path is None or journal.origin == "logger") and folder:
             journal.path = os.path.join(folder, Journal.FILE)
         journal.facts = journal.facts or (lambda: _facts(run))
         journal.ended_by = journal.ended_by or (lambda: run.error)
@@ -35,10 +38,6 @@ def _folder(run: Any) -> str | None:
         found = None if run.logger is None else getattr(run.logger, name, None)
         if found and not is_remote(found):
             return str(os.fspath(found))
-    for saver in run.trainer.checkpoint_callbacks:
-        found = saver.dirpath or default_directory(run.trainer)
-        if found and not is_remote(found):
-            return os.fspath(found)
     return None
 
 

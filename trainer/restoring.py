@@ -51,17 +51,17 @@ def load_resume_state(run: Any, kept: Any, epoch: int, global_step: int) -> None
         "batch": 0,
         "iteration": global_step,
     }
-    if position["epoch"] > run.settings.max_epochs:
-        raise MisconfigurationException(
-            f"the checkpoint is at the beginning of epoch {position['epoch']}, but "
-            f"max_epochs={run.settings.max_epochs}: raise max_epochs to go on"
-        )
     state.epoch = position["epoch"]
     state.iteration = position["iteration"]
     state.epoch_start = position["iteration"] - position["batch"]
     state.optimizer_steps = global_step
     state.settle()
     run.resumed, run.kept = position, kept
+    if position["epoch"] > run.settings.max_epochs:
+        raise MisconfigurationException(
+            f"the checkpoint is at the beginning of epoch {position['epoch']}, but "
+            f"max_epochs={run.settings.max_epochs}: raise max_epochs to go on"
+        )
     resume = getattr(run.logger, "resume", None)
     if resume is not None and run.trainer.is_global_zero:
         resume(global_step, (kept or {}).get("logger"))
