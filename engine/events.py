@@ -59,8 +59,9 @@ __all__ = [
 class TrainerEvents(EventEnum):
     """What happens around and inside a training iteration; see the listing above.
 
-    The counter of the optimizer events, for filters such as ``every=``, is
-    ``state.optimizer_steps``: 1-based, one for each completed accumulation group.
+    The counter of the optimizer events, for filters such as ``every=``, is the number of the
+    optimizer step: 1-based, one for each accumulation group, the same before the step
+    (``state.coming_step``) and after it (``state.optimizer_steps``), for all optimizers of a batch.
     """
 
     FIT_STARTED = "fit_started"

@@ -64,6 +64,17 @@ class TrainState(RunState):
         """Completed accumulation groups as Lightning counts: one behind until the batch is over."""
         return self.optimizer_steps - (self.closed_at == self.iteration)
 
+    @property
+    def coming_step(self) -> int:
+        """The number of the optimizer step that is being made or comes next, 1-based."""
+        return self.optimizer_steps + (self.closed_at != self.iteration)
+
+    def close_group(self) -> None:
+        """This batch completes a group; saying it twice counts once."""
+        if self.closed_at != self.iteration:
+            self.optimizer_steps += 1
+            self.closed_at = self.iteration
+
     def settle(self) -> None:
         """The batch is over: ``global_step`` catches up with ``optimizer_steps``."""
         self.closed_at = -1

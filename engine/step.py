@@ -116,6 +116,7 @@ class TrainingStep:
         self.step_started = engine.channel(TrainerEvents.OPTIMIZER_STEP_STARTED)
         self.step_completed = engine.channel(TrainerEvents.OPTIMIZER_STEP_COMPLETED)
         self.zero_grad_started = engine.channel(TrainerEvents.ZERO_GRAD_STARTED)
+        self._closing, self._state = True, state
         self.proxies = [OptimizerProxy.wrap(o, i, self) for i, o in enumerate(self.optimizers)]
         self._turns = [(i, o) for i, o in enumerate(self.optimizers)]
         # Without frequencies there is no cycle: every optimizer has its turn on every batch.
@@ -135,7 +136,6 @@ class TrainingStep:
         return (
             len(self.optimizers) == 1
             and not self.frequencies
-            and not self.keep_outputs
             and not any((*steps, *around))
             and not needs_closure(self.optimizers[0])
             and not self.takes_optimizer_idx
@@ -173,6 +173,8 @@ class TrainingStep:
             loss.backward()
             if self.backward_completed.live:
                 self.backward_completed.fire()
+        if self.keep_outputs:
+            state.outputs = [[] if output is None else [self._kept(output)]]
         if closes:
             # Without a loss there is a step all the same, of what the group's other batches left:
             # nothing, if it is the only one. Source: Lightning 1.1.
@@ -197,7 +199,7 @@ class TrainingStep:
             return self._skip(state)
         closes = self.closes_group(state)
         self.hiddens = None
-        self._closing = closes
+        self._closing, self._state = closes, state
         state.outputs = [[] for _ in self.optimizers]
         last: Any = None
         turns = self._turns
@@ -212,8 +214,7 @@ class TrainingStep:
                 if output is not None:
                     last = output
         if closes:
-            state.optimizer_steps += 1
-            state.closed_at = state.iteration
+            state.close_group()
         return last
 
     def _turn(self, state: Any, part: Any, index: int, optimizer: Optimizer, closes: bool) -> Any:
@@ -253,7 +254,7 @@ class TrainingStep:
         if batch is None:
             return self._skip(state)
         closes = self.closes_group(state)
-        self._closing = closes
+        self._closing, self._state = closes, state
         self.hiddens = None
         state.outputs = [[]]
         output: Any = None
@@ -267,8 +268,7 @@ class TrainingStep:
             if self.keep_outputs and output is not None:
                 state.outputs[0].append(self._kept(output))
         if closes:
-            state.optimizer_steps += 1
-            state.closed_at = state.iteration
+            state.close_group()
         return output
 
     # ------------------------------------------------------------------ parts of a step
@@ -346,6 +346,8 @@ class TrainingStep:
                 result = optimizer.step(evaluated, **kwargs)
             else:
                 result = self.stepper(optimizer, evaluated, kwargs)
+        if self._closing:
+            self._state.close_group()
         if self.step_completed.live:
             self.step_completed.fire()
         if self.zero_grad_started.live:
@@ -367,8 +369,7 @@ class TrainingStep:
         # Source: Lightning 1.1.
         state.outputs = []
         if self.closes_group(state):
-            state.optimizer_steps += 1
-            state.closed_at = state.iteration
+            state.close_group()
 
     def _loss_of(self, output: Any) -> Tensor | None:
         if output is None:
@@ -394,10 +395,13 @@ def register_training_events(engine: Engine) -> None:
     """Let ``engine`` fire :class:`TrainerEvents`; optimizer steps count its optimizer events."""
     missing = [event for event in TrainerEvents if not engine.has_registered_events(event)]
     if missing:
-        counted = ("GRADIENTS_READY", "OPTIMIZER_STEP_STARTED", "OPTIMIZER_STEP_COMPLETED")
-        engine.register_events(
-            *missing, event_to_attr={TrainerEvents[name]: "optimizer_steps" for name in counted}
-        )
+        counters = {
+            TrainerEvents.GRADIENTS_READY: "coming_step",
+            TrainerEvents.OPTIMIZER_STEP_STARTED: "coming_step",
+            TrainerEvents.OPTIMIZER_STEP_COMPLETED: "optimizer_steps",
+            TrainerEvents.ZERO_GRAD_STARTED: "optimizer_steps",
+        }
+        engine.register_events(*missing, event_to_attr=counters)
 
 
 def needs_closure(optimizer: Optimizer) -> bool:

@@ -209,8 +209,7 @@ def bind_module(
         # Source: Lightning 1.1, where -1 from the module's hook ends the epoch before this batch,
         # which is counted all the same.
         if function(*arguments(state)[:taken]) == -1:
-            state.optimizer_steps += 1
-            state.closed_at = state.iteration
+            state.close_group()
             engine.terminate_epoch()
 
     chosen = call_batch_start if name == "on_train_batch_start" else call

@@ -168,3 +168,28 @@ def test_untoggling_happens_whatever_the_step_raises() -> None:
     with pytest.raises(LookupError):
         run.run()
     assert calls == ["on", "off"]
+
+
+@pytest.mark.parametrize("optimizers", [1, 2])
+def test_optimizer_events_are_counted_from_one(optimizers: int) -> None:
+    seen: list[tuple[str, int]] = []
+    parameters = [torch.nn.Parameter(torch.ones(1)) for _ in range(optimizers)]
+    step = TrainingStep(
+        lambda batch, batch_idx, *index: sum(parameters) * batch,
+        [torch.optim.SGD([parameter], lr=0.1) for parameter in parameters],
+        takes_optimizer_idx=optimizers > 1,
+    )
+    engine = Engine(step, data_ends_epoch=True)
+    step.prepare(engine)
+    engine.state.accumulate_grad_batches = 2
+    for name in ("GRADIENTS_READY", "OPTIMIZER_STEP_STARTED", "OPTIMIZER_STEP_COMPLETED"):
+        event = TrainerEvents[name](every=10)
+
+        def note(engine: Engine, name: str = name) -> None:
+            seen.append((name, engine.state.iteration // 2))
+
+        engine.listen(event, note)
+    engine.run([torch.ones(1)] * 64, max_epochs=1)
+    names = ("GRADIENTS_READY", "OPTIMIZER_STEP_STARTED", "OPTIMIZER_STEP_COMPLETED")
+    each = [[(name, count) for name in names] for count in (10, 20, 30)]
+    assert seen == [row for rows in each for row in rows * optimizers]
