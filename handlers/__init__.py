@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from leyden.handlers.nan_termination import NanTermination
     from leyden.handlers.optimizer_step import OptimizerStep
     from leyden.handlers.position import Position
+    from leyden.handlers.precision import PrecisionHandler
     from leyden.handlers.profiling import Profiling
     from leyden.handlers.progress import ProgressBar
     from leyden.handlers.progress_base import ProgressBarBase
@@ -74,6 +75,7 @@ __all__ = [
     "Order",
     "Outputs",
     "Position",
+    "PrecisionHandler",
     "Profiling",
     "ProgressBar",
     "ProgressBarBase",
@@ -117,6 +119,7 @@ _FILES = {
     "NanTermination": "nan_termination",
     "OptimizerStep": "optimizer_step",
     "Position": "position",
+    "PrecisionHandler": "precision",
     "Profiling": "profiling",
     "ProgressBar": "progress",
     "ProgressBarBase": "progress_base",

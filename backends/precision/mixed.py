@@ -90,6 +90,7 @@ class MixedPrecision(Precision):
             self.checkpoint_key = "native_amp_scaling_state"
         self.optimizers: list[Optimizer] = []
         self._hooks: list[Any] = []
+        self._scaled = False  # whether gradients there are have a scale
         self._initial = self.state_dict()
         self._attempts = 0
         # A float, or a tensor on the device where a fused optimizer decides there.
@@ -139,10 +140,11 @@ class MixedPrecision(Precision):
         for one in self.optimizers if optimizer is None else (optimizer,):
             if self.scaler.unscaled(one):
                 self.scaler.take_back(one)
+        self._scaled = True
         run(self.scaler.scale(loss))
 
     def gradients_ready(self, optimizer: Optimizer) -> None:
-        if self.scaler is not None and not self.scaler.unscaled(optimizer) and _any(optimizer):
+        if self._scaled and _any(optimizer) and not self.scaler.unscaled(optimizer):
             self.scaler.unscale_(optimizer)
 
     def step(
@@ -154,8 +156,7 @@ class MixedPrecision(Precision):
         if self.scaler is None:
             return super().step(optimizer, closure, arguments)
         result = None if closure is None else closure()
-        if not _any(optimizer):
-            # Nothing was differentiated: there is nothing that could be infinite either.
+        if not self._scaled or not _any(optimizer):
             optimizer.step(**(arguments or {}))
             return result
         self.gradients_ready(optimizer)
@@ -177,6 +178,7 @@ class MixedPrecision(Precision):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.scaler is not None and state:
             self.scaler.load_state_dict(dict(state))
+            self._scaled = state is not self._initial
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:

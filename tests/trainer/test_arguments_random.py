@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from leyden.backends.precision.choice import BITS, WORDS
+from leyden.backends.precision import choice
 from leyden.config import ALIASES, CHECKS, TrainerConfig
 from leyden.config_values import LARGEST
 from leyden.exceptions import MisconfigurationException
@@ -121,7 +121,7 @@ def in_domain(name: str, value: Any) -> bool:
         "tpu_cores": (None,),
         "num_nodes": (1,),
         "num_processes": (1,),
-        "precision": (*BITS, *WORDS),
+        "precision": (*choice.BITS, *choice.WORDS),
         "distributed_backend": (None,),
         "auto_lr_find": (False, True, "rate"),
         "auto_scale_batch_size": (False, True, "power", "binsearch"),

@@ -80,7 +80,8 @@ def test_every_argument_reads_back_as_it_is_in_force() -> None:
 
 @pytest.mark.parametrize("name", sorted(n for n in vars(HardwareProperties) if n[0] != "_"))
 def test_facts_of_the_machine_can_be_read(name: str) -> None:
-    value = getattr(leyden.Trainer(**QUIET), name)
+    made = leyden.Trainer(**QUIET)
+    value = getattr(made, name)
     expected: dict[str, Any] = {
         "is_global_zero": True,
         "world_size": 1,
@@ -92,6 +93,7 @@ def test_facts_of_the_machine_can_be_read(name: str) -> None:
         "tpu_id": None,
         "amp_backend": None,
         "scaler": None,
+        "precision_plugin": made._run.precision,
         "slurm_job_id": None,
     }
     assert value == expected.get(name, 0)
