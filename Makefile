@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-ignite lint format types bench bench-smoke bench-peers wheel pins \
-	ci clean distclean
+	pages ci clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -88,6 +88,13 @@ wheel: $(VENV)/.test ## build sdist and wheel, run the tests against the install
 
 pins: $(VENV)/.test ## resolve requirements/*.in again (needs python3.10 to python3.13)
 	$(PY) tools/pins.py python3.10 python3.11 python3.12 python3.13
+
+pages: $(VENV)/.test ## make the generated pages, tables and printed outputs of the docs again
+	$(PY) tools/draw_states.py
+	$(PY) tools/hook_page.py
+	$(PY) tools/argument_page.py
+	$(PY) tools/handler_page.py
+	$(PY) tools/doc_blocks.py
 
 ci: ## everything that has to pass, as .ci/run does it
 	.ci/run
