@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
 import time
@@ -34,6 +35,8 @@ def savers(asynchronous: bool) -> tuple[Any, ...]:
 def work(root: str, resume: str | None, kind: str, began: Any) -> None:
     """Train to the end, and leave the outcome beside the log."""
     torch.set_num_threads(1)
+    # A process of a forkserver would start the workers of its loaders by another forkserver.
+    multiprocessing.set_start_method("fork", force=True)
     sys.stderr = open(os.path.join(root, "errors.txt"), "a", buffering=1)  # noqa: SIM115
     warnings.simplefilter("always")
     options = dict(KINDS[kind])

@@ -82,7 +82,8 @@ def test_killed_anywhere(tmp_path: Path, context: Any, kind: str) -> None:
     for number in range(round(RUNS * share)):
         root = tmp_path / str(number)
         root.mkdir()
-        for _ in range(numbers.randint(1, 5)):
+        times = numbers.randint(1, 5)
+        for _ in range(times):
             process = _start(context, root, "last" if any(root.iterdir()) else None, kind)
             process.join(numbers.random() * seconds)
             if process.is_alive():
@@ -100,5 +101,6 @@ def test_killed_anywhere(tmp_path: Path, context: Any, kind: str) -> None:
         assert seen == reference["seen"][len(reference["seen"]) - len(seen) :]
         wrong = {k: (v, reference[k]) for k, v in outcome.items() if v != reference[k]}
         assert not wrong, (number, wrong, told[-2000:])
-        assert not list(root.rglob("*.part"))[1:], "more than one unfinished file was left"
+        # Later saves clear them away, but none that is younger than a minute.
+        assert len(list(root.rglob("*.part"))) <= times, "more unfinished files than kills"
     print(f"\n{kind}: {round(RUNS * share)} runs, {killed} kills, {skipped} damaged files skipped")
