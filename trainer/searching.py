@@ -59,6 +59,16 @@ class SearchLoaders(Loaders):
     def __init__(self, kept: Snapshot | None = None) -> None:
         super().__init__()
         self.kept = kept
+        self._lent: list[DataLoader[Any]] = []
+
+    def close(self) -> None:
+        """End the persistent workers of this search."""
+        for loader in self._lent:
+            iterator: Any = loader._iterator
+            if iterator is not None:
+                iterator._shutdown_workers()
+            loader._iterator = None
+        self._lent = []
 
     def _ask(self, name: str, base: type) -> Any:
         return self._borrowed(super()._ask(name, base), name)
@@ -81,6 +91,8 @@ class SearchLoaders(Loaders):
         # Persistent workers belong to one iterator: those of the user's loader stay as they are.
         borrowed = copy.copy(loader)
         borrowed._iterator = None
+        if borrowed.persistent_workers:
+            self._lent.append(borrowed)
         return borrowed
 
 
@@ -143,6 +155,10 @@ def search(trainer: Any, run: Run, model: Any, train: Any, val: Any, datamodule:
         fit(run, model, train, val, datamodule)
     finally:
         trainer._run, trainer._settings = outside
+        if isinstance(run.loaders, SearchLoaders):
+            run.loaders.close()
+        # The feed holds the workers of the training loader: without it they end now.
+        run.feed = run.state.dataloader = None
         for handler in run.features.values():
             release = getattr(handler, "release", None)
             if release is not None:

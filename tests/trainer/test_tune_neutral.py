@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -238,13 +239,17 @@ def test_batches_that_come_once_are_not_used_up(tmp_path: Path) -> None:
     assert len(list(given)) == 10
 
 
+@pytest.mark.slow
 def test_persistent_workers_stay(tmp_path: Path) -> None:
     given = DataLoader(rows(), batch_size=4, num_workers=1, persistent_workers=True)
     iter(given)
     iterator = given._iterator
+    before = {process.pid for process in multiprocessing.active_children()}
     trainer(tmp_path).tuner.lr_find(Rich(), given, num_training=3)
     assert given._iterator is iterator and iterator is not None
+    assert {process.pid for process in multiprocessing.active_children()} == before
     assert len(list(given)) == 12
+    iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
 class Data(leyden.LightningDataModule):
