@@ -15,15 +15,16 @@ __all__ = ["give_journal"]
 
 
 def give_journal(run: Any) -> None:
-    """Attach a Journal where a logger has a directory for it.
+    """Attach a Journal where checkpoints are saved and a logger has a directory for it.
 
-    Not among the checkpoints: whoever lists a directory of those finds nothing else there.
+    A run without checkpoints cannot go on or be replayed, so nobody would read what it did. The
+    file is not among the checkpoints: whoever lists their directory finds nothing else there.
     """
     if run.settings.fast_dev_run or not run.trainer.is_global_zero:
         return
     folder = _folder(run)
     given = [handler for handler in run.handlers if isinstance(handler, Journal)]
-    if folder is None and not given:
+    if not given and (folder is None or not run.trainer.checkpoint_callbacks):
         return
     for journal in given or [run.handlers.add(Journal(), origin="logger")]:
         if (journal.path is None or journal.origin == "logger") and folder:

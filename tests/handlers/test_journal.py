@@ -47,12 +47,17 @@ def test_it_is_on_the_disk_with_the_checkpoint(tmp_path: Path) -> None:
                 self.seen += [line["event"] for line in _events(tmp_path)]
 
     look = Look()
-    run(tmp_path, callbacks=(look,), max_epochs=1)
+    run(tmp_path, callbacks=(look, Journal()), max_epochs=1)
     assert look.seen == ["start", "checkpoint"]
 
 
 def test_no_directory_no_journal(tmp_path: Path) -> None:
-    run(tmp_path, logger=False, max_epochs=1)
+    run(tmp_path, logger=False, callbacks=(ModelCheckpoint(monitor="val"),), max_epochs=1)
+    assert not list(tmp_path.rglob("journal.jsonl"))
+
+
+def test_no_checkpoints_no_journal(tmp_path: Path) -> None:
+    run(tmp_path, max_epochs=1)
     assert not list(tmp_path.rglob("journal.jsonl"))
 
 
@@ -64,7 +69,12 @@ def test_losses_bit_for_bit(tmp_path: Path) -> None:
 
 def test_by_default_nothing_runs_in_an_iteration(tmp_path: Path) -> None:
     found: list[Any] = []
-    run(tmp_path, change=found.append, max_epochs=1)
+    run(
+        tmp_path,
+        callbacks=(ModelCheckpoint(monitor="val"),),
+        change=found.append,
+        max_epochs=1,
+    )
     trainer = found[0]
     assert "Journal" in trainer.handlers
     owners = [e.owner for e in trainer.engine.entries() if e.event == Events.ITERATION_COMPLETED]
@@ -80,7 +90,7 @@ def test_warnings_and_exceptions_are_told(tmp_path: Path) -> None:
     before = warnings.showwarning
     with pytest.raises(ZeroDivisionError), warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
-        run(tmp_path, callbacks=(Fails(),), max_epochs=1)
+        run(tmp_path, callbacks=(Fails(), Journal()), max_epochs=1)
     lines = _events(tmp_path)
     assert [line["text"] for line in lines if line["event"] == "warning"] == ["this looks wrong"]
     assert lines[-1]["how"] == "ZeroDivisionError: told"
