@@ -187,13 +187,15 @@ def neutral(
     kept = Snapshot(
         model, parts.optimizers, parts.schedulers, skip=(trainer, trainer._run.recorder, datamodule)
     )
-    checkpoint = _saved_by(model, trainer)
-    kept.add(checkpoint)
+    checkpoint: dict[str, Any] = {}
 
     def put_back() -> None:
         kept.restore()
 
     try:
+        _prepare(trainer, model, datamodule)
+        checkpoint = _saved_by(model, trainer)
+        kept.add(checkpoint)
         yield data, put_back
     finally:
         try:
@@ -204,6 +206,13 @@ def neutral(
             # Last, and again: whatever the hook did, the weights are those of before.
             data.restore()
             kept.restore()
+
+
+def _prepare(trainer: Any, model: Any, datamodule: Any) -> None:
+    """Source: Lightning 1.1, which prepares the data when tuning begins and again in its fit."""
+    run = search_run(trainer)
+    run.model, run.datamodule = model, datamodule
+    run.prepare_data()
 
 
 def _saved_by(model: Any, trainer: Any) -> dict[str, Any]:

@@ -145,7 +145,6 @@ class Tuner:
         target = self._rate_of(model, datamodule) if update_attr else None
         with neutral(self._trainer, model, datamodule) as (data, _):
             run = self._lr_run(finder, data)
-            _prepare(run, model, datamodule)
             try:
                 search(self._trainer, run, model, train_dataloader, val_dataloaders, datamodule)
             finally:
@@ -357,8 +356,6 @@ class _Trial:
             max_epochs=max(settings.max_epochs, 1),
             limit_train_batches=1.0,
         )
-        if not self.seen:
-            _prepare(run, self.model, self.datamodule)
         try:
             search(self.trainer, run, self.model, None, self.val, self.datamodule)
         finally:
@@ -381,12 +378,6 @@ class _Trial:
 
 
 _SEARCHES = ("auto_scale_batch_size", "auto_lr_find")
-
-
-def _prepare(run: Run, model: Any, datamodule: Any) -> None:
-    """Source: Lightning 1.1, which prepares the data when tuning begins and again in its fit."""
-    run.model, run.datamodule = model, datamodule
-    run.prepare_data()
 
 
 def _check_steps(steps: Any) -> None:
