@@ -21,6 +21,7 @@ from leyden.observers import assemble_observers, connect_callbacks, make_profile
 from leyden.plan import Plan
 from leyden.plan_of import plan_of
 from leyden.properties import TrainerProperties
+from leyden.quantized_export import export_quantized
 from leyden.run import Run
 from leyden.settings import Settings
 from leyden.states import TrainerState
@@ -307,6 +308,23 @@ class Trainer(TrainerProperties):
             weights_only: leave out what only a resumed run needs.
         """
         self._run.save_checkpoint(filepath, weights_only)
+
+    def export_quantized(self, filepath: str | os.PathLike[str]) -> int:
+        """Write the model of a run with ``precision`` 8, 4 or 2, weights packed to so many bits.
+
+        ``leyden.backends.precision.load_quantized(model, path)`` reads it into a plain model, which
+        gives exactly the outputs of this one.
+
+        Args:
+            filepath: the file; missing folders are made.
+
+        Returns:
+            Its size in bytes.
+
+        Raises:
+            MisconfigurationException: there is no model, or none with weights of few bits.
+        """
+        return export_quantized(self._run, filepath)
 
     # ------------------------------------------------------------------ what will run
 
