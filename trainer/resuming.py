@@ -33,7 +33,7 @@ def resume_state(run: Any) -> dict[str, Any]:
         "logger": run.logger.state_dict() if hasattr(run.logger, "state_dict") else {},
     }
     if run.feed is not None:
-        kept["loader"] = run.feed.state_dict(position["batch"], ended=position["epoch_done"])
+        kept["loader"] = _loader(run, position)
         if run.surroundings.outside is not None:  # a validation has streams of its own
             streams = {**kept["loader"]["streams"], "global": run.surroundings.outside}
             kept["loader"] = {**kept["loader"], "streams": streams}
@@ -41,6 +41,18 @@ def resume_state(run: Any) -> dict[str, Any]:
         kept["outputs"] = plain(run.module_handler.kept_outputs, name="outputs")
     if moment and moment[0][1] == _ITERATION:
         kept["batch"] = _batch(run, moment[0][2])
+    return kept
+
+
+def _loader(run: Any, position: dict[str, Any]) -> dict[str, Any]:
+    taken = max(run.state.iteration - run.state.epoch_start, 0)
+    kept: dict[str, Any] = run.feed.state_dict(taken, ended=position["epoch_done"])
+    if position["half"]:
+        # One batch back. Its workers are beyond that, so it is the same samples, drawn anew.
+        own = kept["loader"]
+        if isinstance(own, dict) and "recorded" in own:
+            own = {**own, "recorded": False, "order": None}
+        kept = {**kept, "position": position["batch"], "loader": own}
     return kept
 
 

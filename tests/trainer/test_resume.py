@@ -231,3 +231,43 @@ def test_resumable_says_why_not(tmp_path: Path) -> None:
     run(tmp_path, change=found.append, max_epochs=1, logger=False)
     possible, why = resumable(found[1]._run)
     assert not possible and "add a ModelCheckpoint" in why
+
+
+@pytest.mark.slow
+def test_resumed_in_mid_epoch_and_saved_at_its_end_with_workers(tmp_path: Path) -> None:
+    """The workers began in the middle of the epoch that the next checkpoint is the end of."""
+    whole = run(_folder(tmp_path, "whole"), workers=2, max_epochs=2)
+    root = _folder(tmp_path, "often")
+    with pytest.raises(Killed):
+        run(root, workers=2, callbacks=(KillAt(3),))
+    with pytest.raises(Killed):
+        run(root, workers=2, resume=root / "killed.ckpt", callbacks=(KillAtEpochEnd(),))
+    again = run(root, workers=2, resume=root / "killed.ckpt", max_epochs=2)
+    assert again.pop("seen") == whole.pop("seen")[6:]
+    assert again == whole
+
+
+class KillAtEpochEnd(leyden.Callback):
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any, outputs: Any) -> None:
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "killed.ckpt")
+        raise Killed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_half_a_step_right_after_a_resume(tmp_path: Path, workers: int) -> None:
+    root = _folder(tmp_path, "half")
+    with pytest.raises(Killed):
+        run(root, workers=workers, callbacks=(KillAt(1),))
+    with pytest.raises(ZeroDivisionError):
+        saver = ModelCheckpoint(dirpath=root / "failed")
+        run(root, workers=workers, resume=root / "killed.ckpt", callbacks=(saver, Fails()))
+    (path,) = (root / "failed").glob("*.ckpt")
+    saver = ModelCheckpoint(dirpath=root / "failed")
+    again = run(root, workers=workers, resume=path, callbacks=(saver,), max_epochs=1)
+    assert [batch for _, batch, _ in again["seen"]] == [2, 3, 4, 5]
+
+
+class Fails(leyden.Callback):
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+        raise ZeroDivisionError
