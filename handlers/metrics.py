@@ -47,8 +47,7 @@ class MetricRecorder:
         progress_bar_metrics: what was logged with ``prog_bar=True``, as numbers.
         hook: the name of the hook or step that runs now; whoever calls user code assigns it.
         stage: "train", "sanity", "validate", "test" or "predict".
-        busy: whether anything was logged since the last `train_batch_ended`; if not, the call can
-            be left out.
+        busy: whether anything was logged since the last `train_batch_ended`.
     """
 
     state_keys = ("records", "objects", "batches", "since_flush", "dicts")
