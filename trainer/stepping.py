@@ -103,9 +103,9 @@ def training_step(
 
     toggles = several and not manual
     own_backward = model.backward if has["backward"] else None
-    active = precision is not None and precision.active
+    used = precision if precision is not None and precision.active else None
     return TrainingStep(
-        precision.around(step, "manual" if manual else "train") if active else step,
+        used.around(step, "manual" if manual else "train") if used else step,
         parts.optimizers,
         manual=manual,
         takes_batch_idx=accepted(step, 0) != 1,
@@ -113,10 +113,10 @@ def training_step(
         frequencies=parts.frequencies,
         split=(lambda batch: model.tbptt_split_batch(batch, split)) if split is not None else None,
         step_end=model.training_step_end if has["training_step_end"] else None,
-        backward=_precise_backward(precision, own_backward) if active else own_backward,
+        backward=_precise_backward(used, own_backward) if used else own_backward,
         optimizer_step=own_optimizer_step if has["optimizer_step"] else None,
         zero_grad=own_zero_grad if has["optimizer_zero_grad"] else None,
-        stepper=precision.step if active else None,
+        stepper=used.step if used else None,
         toggle=model.toggle_optimizer if toggles else None,
         untoggle=untoggle if toggles else None,
         keep_outputs=keep_outputs,
@@ -169,9 +169,9 @@ def evaluation_step(
     step = getattr(model, name)
     end = f"{name}_end"
     ends = stage != "predict" and overrides(model, end, LightningModule)
-    active = precision is not None and precision.active
+    used = precision if precision is not None and precision.active else None
     return EvaluationStep(
-        precision.around(step, "evaluate") if active else step,
+        used.around(step, "evaluate") if used else step,
         name=name,
         step_end=getattr(model, end) if ends else None,
         takes=accepted(step, 0),

@@ -81,7 +81,8 @@ class PlainLevel(OptLevel):
         if self.level == "O3":
             warn_of_small_eps("16, amp_level='O3'", optimizers)
             # The private spelling is the one that every torch since 2.4 has.
-            self._hooks.append(model._register_state_dict_hook(_in_float32))
+            untyped: Any = model
+            self._hooks.append(untyped._register_state_dict_hook(_in_float32))
         self._boundaries.attach(model)
 
     def release(self) -> None:

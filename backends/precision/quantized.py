@@ -92,7 +92,9 @@ class QuantizedConv1d(_Quantized, nn.Conv1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer."""
-        return self._conv_forward(*self._rounded(input), self.bias)
+        x, weight = self._rounded(input)
+        output: Tensor = self._conv_forward(x, weight, self.bias)
+        return output
 
 
 class QuantizedConv2d(_Quantized, nn.Conv2d):
@@ -100,7 +102,9 @@ class QuantizedConv2d(_Quantized, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer."""
-        return self._conv_forward(*self._rounded(input), self.bias)
+        x, weight = self._rounded(input)
+        output: Tensor = self._conv_forward(x, weight, self.bias)
+        return output
 
 
 class QuantizedConv3d(_Quantized, nn.Conv3d):
@@ -108,7 +112,9 @@ class QuantizedConv3d(_Quantized, nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer."""
-        return self._conv_forward(*self._rounded(input), self.bias)
+        x, weight = self._rounded(input)
+        output: Tensor = self._conv_forward(x, weight, self.bias)
+        return output
 
 
 _KINDS: dict[type[nn.Module], type[nn.Module]] = {
