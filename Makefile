@@ -14,7 +14,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --quiet
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-ignite lint format types bench bench-smoke bench-peers wheel pins \
+.PHONY: help venv demo test test-kill test-ignite lint format types bench bench-smoke bench-peers wheel pins \
 	pages ci clean distclean
 
 help: ## this list
@@ -53,6 +53,9 @@ demo: $(VENV)/.demo ## train a digits classifier: accuracy, checkpoint, TensorBo
 
 test: $(VENV)/.test ## the tests (fewer: make test ARGS='-m "not slow"')
 	$(PYTEST) --durations=10 --durations-min=0.25 $(ARGS)
+
+test-kill: $(VENV)/.test ## kill 60 runs at random moments, let them go on, compare their bits
+	LEYDEN_KILL_RUNS=60 $(PYTEST) -s -o faulthandler_timeout=600 tests/trainer/test_kill_fuzz.py $(ARGS)
 
 test-ignite: $(VENV)/.test ## ignite's own tests, on its Engine and on ours
 	OMP_NUM_THREADS=1 $(PY) tools/ignite_lane.py

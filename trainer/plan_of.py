@@ -15,6 +15,7 @@ from leyden.module import LightningModule
 from leyden.overrides import overrides
 from leyden.plan import Line, Plan
 from leyden.plan_counts import Counts, accumulation, counts_of, passes
+from leyden.resuming import resumable
 from leyden.run import Run
 from leyden.settings import Settings
 from leyden.simulate import Schedule
@@ -185,5 +186,8 @@ def _notes(run: Run, settings: Settings, counts: Counts) -> Iterator[str]:
         yield f"{meant} {counts.validation_words(settings)}"
     else:
         yield "no validation: there is no validation_step, or there are no batches for it"
+    if run.trainer.checkpoint_callbacks and run.feed is not None:
+        exact, why = resumable(run)
+        yield f"resumed in mid-epoch: {'exact' if exact else 'not exact'}, {why}"
     if settings.overfit_batches or settings.fast_dev_run:
         yield from (f"changed: {change}" for change in settings.changes)
