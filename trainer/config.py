@@ -316,7 +316,7 @@ CHECKS: dict[str, check.Check] = {
     "benchmark": check.flag(none=False),
     "deterministic": check.determinism,
     "reload_dataloaders_every_epoch": check.flag_or_count,
-    "auto_lr_find": objects.flag_or_text,
+    "auto_lr_find": objects.flag_or_attribute,
     "replace_sampler_ddp": check.flag(),
     "terminate_on_nan": check.flag(),
     "auto_scale_batch_size": objects.flag_or_text,

@@ -14,6 +14,7 @@ __all__ = [
     "checkpoint",
     "cores",
     "devices",
+    "flag_or_attribute",
     "flag_or_text",
     "logger",
     "path",
@@ -135,6 +136,15 @@ def flag_or_text(name: str, value: Any) -> bool | str:
     if value is None:
         return False
     return text(name, value) if isinstance(value, str) else flag()(name, value)
+
+
+def flag_or_attribute(name: str, value: Any) -> bool | str:
+    """Accept a bool, or the name of an attribute, such as "lr" or "hparams.lr"; None is False."""
+    checked = flag_or_text(name, value)
+    if isinstance(checked, str) and not all(part.isidentifier() for part in checked.split(".")):
+        advice = "pass True for lr or learning_rate, or a name such as 'rate' or 'hparams.rate'"
+        refuse(MisconfiguredValue, name, value, f"is no name of an attribute: {advice}")
+    return checked
 
 
 def profiler(name: str, value: Any) -> Any:

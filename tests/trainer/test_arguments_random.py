@@ -123,7 +123,6 @@ def in_domain(name: str, value: Any) -> bool:
         "num_processes": (1,),
         "precision": (*choice.BITS, *choice.WORDS),
         "distributed_backend": (None,),
-        "auto_lr_find": (False, True, "rate"),
         "auto_scale_batch_size": (False, True, "power", "binsearch"),
         "weights_summary": (None, "top", "full"),
         "log_gpu_memory": (None, "all", "min_max"),
@@ -132,6 +131,9 @@ def in_domain(name: str, value: Any) -> bool:
     }
     if name in choices:
         return value in choices[name]
+    if name == "auto_lr_find":
+        named = isinstance(value, str) and all(part.isidentifier() for part in value.split("."))
+        return isinstance(value, bool) or named
     if name == "accelerator":
         return value is None or value.lower() in ("cpu", "auto")
     if name in ("amp_backend", "amp_level"):
