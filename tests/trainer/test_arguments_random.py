@@ -123,7 +123,6 @@ def in_domain(name: str, value: Any) -> bool:
         "num_processes": (1,),
         "precision": (*choice.BITS, *choice.WORDS),
         "distributed_backend": (None,),
-        "auto_scale_batch_size": (False, True, "power", "binsearch"),
         "weights_summary": (None, "top", "full"),
         "log_gpu_memory": (None, "all", "min_max"),
         "gradient_clip_algorithm": ("norm", "value"),
@@ -131,6 +130,8 @@ def in_domain(name: str, value: Any) -> bool:
     }
     if name in choices:
         return value in choices[name]
+    if name == "auto_scale_batch_size":  # tune() knows the modes, as recorded
+        return isinstance(value, bool) or (isinstance(value, str) and value != "")
     if name == "auto_lr_find":
         named = isinstance(value, str) and all(part.isidentifier() for part in value.split("."))
         return isinstance(value, bool) or named
