@@ -330,7 +330,11 @@ class Engine(Resumable):
             if resume == Events.ITERATION_STARTED:
                 started, it = _SILENT, it - 1
 
-        while it != end:
+        # Not `while it != end`: in the middle of a call CPython 3.11 specializes only what jumps
+        # back without a condition; the first epochs' iterations would take three times as long.
+        while True:
+            if it == end:
+                break
             machine.phase = FETCHING
             self.last_event_name = _GET_BATCH_STARTED
             state.batch = None  # let go of the last batch before the next one is made
@@ -349,7 +353,8 @@ class Engine(Resumable):
             self.last_event_name = _ITERATION_STARTED
             if it >= started.due:
                 state, it, end, batches = self._attend(started, it)
-            state.output = self._process_function(self, state.batch)
+            step = self._process_function  # apart from the call: as a method it is not specialized
+            state.output = step(self, state.batch)
             if state.iteration != it:
                 state, it, end, batches = self._look(it)
             if it >= completed.due:
