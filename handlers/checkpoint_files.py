@@ -2,8 +2,8 @@
 
 import contextlib
 import os
-from typing import Any
 
+from leyden.handlers.checkpoint_archive import filesystem_of
 from leyden.handlers.checkpoint_names import is_remote
 
 __all__ = ["exists", "make_directory", "remove", "write_text"]
@@ -12,7 +12,7 @@ __all__ = ["exists", "make_directory", "remove", "write_text"]
 def exists(path: str) -> bool:
     """Whether there is a file of this name."""
     if is_remote(path):
-        filesystem, name = _remote(path)
+        filesystem, name = filesystem_of(path)
         return bool(filesystem.exists(name))
     return os.path.exists(path)
 
@@ -20,7 +20,7 @@ def exists(path: str) -> bool:
 def remove(path: str) -> None:
     """Remove a file; one that is gone already is fine."""
     if is_remote(path):
-        filesystem, name = _remote(path)
+        filesystem, name = filesystem_of(path)
         with contextlib.suppress(FileNotFoundError):
             filesystem.rm(name)
         return
@@ -31,7 +31,7 @@ def remove(path: str) -> None:
 def make_directory(path: str) -> None:
     """Make a directory and those above it; object stores have none."""
     if is_remote(path):
-        filesystem, name = _remote(path)
+        filesystem, name = filesystem_of(path)
         with contextlib.suppress(NotImplementedError):
             filesystem.makedirs(name, exist_ok=True)
         return
@@ -41,19 +41,8 @@ def make_directory(path: str) -> None:
 def write_text(path: str, text: str) -> None:
     """Write a small text file."""
     if is_remote(path):
-        filesystem, name = _remote(path)
+        filesystem, name = filesystem_of(path)
         filesystem.pipe_file(name, text.encode())
         return
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
-
-
-def _remote(path: str) -> tuple[Any, str]:
-    try:
-        import fsspec
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            f"the path {path!r} needs the package fsspec: pip install fsspec"
-        ) from error
-    filesystem, name = fsspec.core.url_to_fs(path)
-    return filesystem, name
