@@ -307,7 +307,8 @@ def _read(
             raise UnsafeCheckpoint(
                 f"checkpoint {str(path)!r} holds more than data ({_reason(error)}), so that "
                 "reading it could run any code. It was not read. If you know who wrote it, "
-                "pass trust_checkpoint=True"
+                "pass trust_checkpoint=True: to fit, test, validate, predict or "
+                "load_from_checkpoint (trust=True to load)"
             ) from error
         file.seek(0)
     return load_trusted(file, map_location)

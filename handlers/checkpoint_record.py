@@ -170,8 +170,9 @@ class CheckpointRecord(CallbackBase):
             )
             return
         self.monitor = state.get("monitor", self.monitor)
-        self.best_model_score = state["best_model_score"]
-        self.best_model_path = state["best_model_path"]
+        # Files of before Lightning 0.9 may know only one of the two.
+        self.best_model_score = state.get("best_model_score")
+        self.best_model_path = state.get("best_model_path") or ""
         if "best_k_models" not in state or state["dirpath"] != self.dirpath:
             return
         if self.save_top_k is None and self.monitor is not None:

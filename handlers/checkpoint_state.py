@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leyden.handlers.checkpoint_plain import plain
-from leyden.handlers.plain_data import foreign
+from leyden.handlers.plain_data import foreign, without_foreign
 
 __all__ = ["FORM", "LIGHTNING_VERSION", "callback_keys", "dump", "mismatches", "restore"]
 
@@ -72,7 +72,7 @@ def dump(trainer: Any, weights_only: bool = False) -> dict[str, Any]:
         checkpoint["leyden"] = {"version": FORM, "callback_states": {}, **resume}
         _save_callbacks(trainer, module, checkpoint)
         checkpoint["optimizer_states"] = [o.state_dict() for o in trainer.optimizers]
-        checkpoint["lr_schedulers"] = [_scheduler(s).state_dict() for s in trainer.lr_schedulers]
+        checkpoint["lr_schedulers"] = [_schedule(s) for s in trainer.lr_schedulers]
         scaler = getattr(trainer, "scaler", None)
         if scaler is not None:
             checkpoint["native_amp_scaling_state"] = scaler.state_dict()
@@ -139,7 +139,8 @@ def restore(trainer: Any, checkpoint: dict[str, Any]) -> None:
     for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
         optimizer.load_state_dict(state)
     for entry, state in zip(trainer.lr_schedulers, checkpoint["lr_schedulers"], strict=True):
-        _scheduler(entry).load_state_dict(state)
+        # What a trusted file holds beside data (a bound method, in torch 1.7) the new object has.
+        _scheduler(entry).load_state_dict(without_foreign(state)[0])
     scaler, scale = getattr(trainer, "scaler", None), checkpoint.get("native_amp_scaling_state")
     if scaler is not None and scale is not None:
         scaler.load_state_dict(scale)
@@ -296,6 +297,22 @@ def _module(trainer: Any) -> Any:
 
 def _scheduler(entry: Any) -> Any:
     return entry["scheduler"] if isinstance(entry, Mapping) else entry
+
+
+def _schedule(entry: Any) -> dict[str, Any]:
+    """The state of a scheduler, as far as it is data."""
+    scheduler = _scheduler(entry)
+    state, lost = without_foreign(scheduler.state_dict())
+    if lost:
+        warnings.warn(
+            f"the state of {type(scheduler).__name__} goes into the checkpoint without "
+            f"{', '.join(lost)}: that cannot be read back without running code. A resumed run "
+            "takes it from the new scheduler; return tensors, numbers, text, lists and dicts from "
+            "its state_dict to keep it",
+            UserWarning,
+            stacklevel=4,
+        )
+    return state
 
 
 def _position(trainer: Any, resume: Mapping[str, Any]) -> tuple[int, int]:

@@ -1,13 +1,15 @@
 """Plain data: find what is none, and make it."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import torch
 
 from leyden.handlers.checkpoint_plain import plain
 
-__all__ = ["foreign", "plain"]
+__all__ = ["foreign", "plain", "without_foreign"]
 
 _ATOMS: tuple[type, ...] = (str, bytes, int, float, bool, complex, type(None))
 _ATOMS += (torch.dtype, torch.Size, torch.device)
@@ -38,3 +40,42 @@ def foreign(value: Any, at: str = "") -> str | None:
         return None
     article = "an" if kind.__name__[:1] in "aeiouAEIOU" else "a"
     return f"{article} {kind.__name__}{f' at {at}' if at else ''}"
+
+
+def without_foreign(state: Mapping[str, Any], at: str = "") -> tuple[dict[str, Any], list[str]]:
+    """Leave out the entries of a state that are no plain data, in the dicts inside of it too.
+
+    Returns:
+        The rest, and what was left out. Functions and methods are not named: they are code, which
+        whoever the state belongs to brings along.
+
+    Example:
+        >>> without_foreign({"rate": 0.1, "anneal": max, "inner": {"owner": object(), "n": 1}})
+        ({'rate': 0.1, 'inner': {'n': 1}}, ["['inner']['owner'] (an object)"])
+    """
+    kept: dict[str, Any] = {}
+    lost: list[str] = []
+    for key, value in state.items():
+        where = f"{at}[{key!r}]"
+        if type(value) in (dict, OrderedDict):
+            value, inner = without_foreign(value, where)
+            lost += inner
+        elif type(value) in (list, tuple):
+            value = type(value)(_inner(v, f"{where}[{i}]", lost) for i, v in enumerate(value))
+        found = foreign(value)
+        if found is None:
+            kept[key] = value
+        elif not isinstance(value, _CODE):
+            lost.append(f"{where} ({found})")
+    return kept, lost
+
+
+_CODE = (BuiltinFunctionType, FunctionType, MethodType)
+
+
+def _inner(value: Any, where: str, lost: list[str]) -> Any:
+    if type(value) not in (dict, OrderedDict):
+        return value
+    value, inner = without_foreign(value, where)
+    lost += inner
+    return value

@@ -18,19 +18,19 @@ WORDS = ("last", "best")
 _VERSION = re.compile(r"version_(\d+)$")
 
 
-def choose(trainer: Any, word: str) -> str | None:
+def choose(trainer: Any, word: str, *, trust: bool = False) -> str | None:
     """Find the checkpoint to continue from, or None.
 
     Looked at are the directories of the run's ModelCheckpoints. Where the logger numbers them, and
     this run has a new number, those of the earlier runs follow, the latest first. A damaged file is
     named in a warning and skipped; one that an exception left in the middle of a step comes last,
     since no run goes on exactly from there. ``"best"`` is what the newest whole file remembers as
-    best.
+    best; ``trust`` lets reading that run code.
     """
     for files in map(_checkpoints, _directories(trainer)):
         newest = _newest(files)
         if newest is not None:
-            return newest if word == "last" else _best(trainer, newest)
+            return newest if word == "last" else _best(trainer, newest, trust)
     return None
 
 
@@ -93,8 +93,8 @@ def is_whole(path: str) -> bool:
     return True
 
 
-def _best(trainer: Any, newest: str) -> str:
-    states = load(newest, map_location="cpu").get("callbacks", {}).values()
+def _best(trainer: Any, newest: str, trust: bool) -> str:
+    states = load(newest, map_location="cpu", trust=trust).get("callbacks", {}).values()
     watching = [s for s in states if isinstance(s, dict) and s.get("best_k_models")]
     modes = [saver.mode for saver in trainer.checkpoint_callbacks]
     sign = -1 if "max" in modes[:1] else 1

@@ -72,7 +72,7 @@ def _load_weights(run: Run, model: Any, ckpt_path: Any) -> None:
                 "ckpt_path='best' needs a checkpoint, and none was saved: pass ckpt_path=None for "
                 "the weights as they are, or a file"
             )
-    checkpoint = load(ckpt_path, map_location="cpu")
+    checkpoint = load(ckpt_path, map_location="cpu", trust=run.trust_checkpoint)
     model.load_state_dict(checkpoint["state_dict"])
     run.tested_path = ckpt_path
 

@@ -25,7 +25,7 @@ def restore(run: Any) -> None:
     if path is None:
         return
     if path in WORDS:
-        found = choose(run.trainer, path)
+        found = choose(run.trainer, path, trust=run.trust_checkpoint)
     else:
         found = path if "://" in str(path) or os.path.exists(path) else None
     if found is None:
@@ -36,7 +36,8 @@ def restore(run: Any) -> None:
         )
         return
     run.resumed_path = found
-    checkpoint_state.restore(run.trainer, checkpoint_io.load(found, map_location="cpu"))
+    checkpoint = checkpoint_io.load(found, map_location="cpu", trust=run.trust_checkpoint)
+    checkpoint_state.restore(run.trainer, checkpoint)
     run.engine.fire_event(TrainerEvents.CHECKPOINT_LOADED)
 
 

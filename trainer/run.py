@@ -99,6 +99,7 @@ class Run:
         self.checkpoint_to_restore: Any = None
         self.resumed: dict[str, Any] | None = None
         self.kept: dict[str, Any] | None = None  # restored, until the first epoch goes on
+        self.trust_checkpoint = False  # whether reading it may run code
         self.error: BaseException | None = None  # what ended the training, while it ends
         self.nothing_left = False
         self.interrupted_path = ""

@@ -189,7 +189,8 @@ class Trainer(TrainerProperties):
             val_dataloaders: one loader, or a list of them.
             datamodule: brings the loaders instead.
             later: today's names, ``train_dataloaders`` and ``ckpt_path`` (a checkpoint to continue
-                from).
+                from); ``trust_checkpoint=True`` reads one that is refused because it could run
+                code, and runs it.
 
         Returns:
             1, as Lightning 1.1; also after Ctrl-C, then ``trainer.interrupted`` is True.
@@ -199,12 +200,13 @@ class Trainer(TrainerProperties):
                 contradictory.
         """
         train_dataloader, checkpoint = _later(
-            "fit", "train_dataloader", train_dataloader, later, ("ckpt_path",)
+            "fit", "train_dataloader", train_dataloader, later, ("ckpt_path", "trust_checkpoint")
         )
         if datamodule is None and hasattr(train_dataloader, "train_dataloader"):
             train_dataloader, datamodule = None, train_dataloader
         datamodule = self._connect(model, datamodule, (train_dataloader, val_dataloaders))
         with self._running():
+            self._run.trust_checkpoint = _trust("fit", checkpoint)
             self._run.checkpoint_to_restore = checkpoint.get("ckpt_path") or self._to_resume(model)
             fit(self._run, model, train_dataloader, val_dataloaders, datamodule)
         return 1
@@ -229,13 +231,17 @@ class Trainer(TrainerProperties):
                 is given.
             verbose: print the metrics.
             datamodule: brings the loaders instead.
-            later: today's name of the loaders, ``dataloaders``.
+            later: today's name of the loaders, ``dataloaders``; ``trust_checkpoint``, see
+                :meth:`fit`.
 
         Returns:
             A list with a dict of metrics for each loader; 1 if nothing was logged.
         """
-        loaders, _ = _later("test", "test_dataloaders", test_dataloaders, later)
+        loaders, rest = _later(
+            "test", "test_dataloaders", test_dataloaders, later, ("trust_checkpoint",)
+        )
         with self._running():
+            self._run.trust_checkpoint = _trust("test", rest)
             return self._run.evaluate_alone(
                 "test", model, loaders, ckpt_path, verbose, datamodule, None
             )
@@ -251,21 +257,28 @@ class Trainer(TrainerProperties):
         **later: Any,
     ) -> Any:
         """Run the validation loop on its own; takes and gives what :meth:`test` does."""
-        loaders, _ = _later("validate", "val_dataloaders", val_dataloaders, later)
+        loaders, rest = _later(
+            "validate", "val_dataloaders", val_dataloaders, later, ("trust_checkpoint",)
+        )
         with self._running():
+            self._run.trust_checkpoint = _trust("validate", rest)
             return self._run.evaluate_alone(
                 "validate", model, loaders, ckpt_path, verbose, datamodule, None
             )
 
+    @_as_recorded
     def predict(
         self,
         model: Any = None,
         dataloaders: Any = None,
         datamodule: Any = None,
         ckpt_path: Any = "best",
+        **later: Any,
     ) -> list[Any]:
         """Give what ``predict_step`` returns for every batch: a list, or one for each loader."""
+        _, rest = _later("predict", "dataloaders", None, later, ("trust_checkpoint",))
         with self._running():
+            self._run.trust_checkpoint = _trust("predict", rest)
             found: list[Any] = self._run.evaluate_alone(
                 "predict", model, dataloaders, ckpt_path, False, datamodule, None
             )
@@ -445,6 +458,17 @@ def _warn_of_slip(name: str) -> None:
             UserWarning,
             stacklevel=3,
         )
+
+
+def _trust(method: str, later: dict[str, Any]) -> bool:
+    """Whether a checkpoint may run code; only True itself says so."""
+    found = later.get("trust_checkpoint", False)
+    if not isinstance(found, bool):
+        raise MisconfiguredType(
+            f"{method}(trust_checkpoint={found!r}) is no bool: pass True to read a checkpoint that "
+            "can run code, of an author you know, or leave it out"
+        )
+    return found
 
 
 def _later(
