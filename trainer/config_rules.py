@@ -108,8 +108,11 @@ NOT_YET: dict[str, NotYet] = {
         "leave it (and strategy) out to train in this process",
     ),
     "plugins": NotYet(
-        lambda v: v is None or all(_is_a(part, "Precision") for part in _listed(v)),
-        "a precision of leyden.backends.precision, or None",
+        lambda v: (
+            v is None
+            or all(_is_a(part, "Precision") or _is_a(part, "Strategy") for part in _listed(v))
+        ),
+        "a Precision or a Strategy of leyden.backends, or None",
         "plugins for anything else are not built yet",
         "leave plugins out",
     ),

@@ -37,6 +37,7 @@ def evaluate_alone(
             _load_weights(run, model, ckpt_path)
         run.prepare_data()
         run.setup(stage)
+        run.strategy.place(model)
         run.prepare_precision()
         run.bind()
         run.engine.fire_event(TrainerEvents.FIT_STARTED)

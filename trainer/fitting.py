@@ -108,6 +108,7 @@ def _warn_of_short_epoch(run: Run) -> None:
 
 def _prepare_training(run: Run) -> None:
     model, settings = run.model, run.settings
+    run.strategy.place(model)
     fresh = not run.parts.optimizers
     if fresh:
         run.recorder.hook = "configure_optimizers"
@@ -133,6 +134,7 @@ def _prepare_training(run: Run) -> None:
         trainer=run.trainer,
         keep_outputs=keep,
         precision=run.precision,
+        strategy=run.strategy,
     )
     step.prepare(run.engine)
     run.step = step

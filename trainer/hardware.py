@@ -7,6 +7,7 @@ import torch
 
 from leyden.backends.precision import MixedPrecision, Precision
 from leyden.backends.precision.levels import OptLevel
+from leyden.backends.strategies import Strategy
 from leyden.settings import Settings
 
 __all__ = ["HardwareProperties"]
@@ -29,24 +30,30 @@ class HardwareProperties:
         return self.global_rank == 0
 
     @property
+    def strategy(self) -> Strategy:
+        """Which devices and processes the run works on."""
+        found: Strategy = self._run.strategy
+        return found
+
+    @property
     def global_rank(self) -> int:
         """The number of this process among all."""
-        return 0
+        return self.strategy.global_rank
 
     @property
     def local_rank(self) -> int:
         """The number of this process on its machine."""
-        return 0
+        return self.strategy.local_rank
 
     @property
     def node_rank(self) -> int:
         """The number of this machine."""
-        return 0
+        return self.strategy.node_rank
 
     @property
     def world_size(self) -> int:
         """The number of processes."""
-        return 1
+        return self.strategy.world_size
 
     @property
     def data_parallel(self) -> bool:
@@ -103,7 +110,7 @@ class HardwareProperties:
     @property
     def root_device(self) -> torch.device:
         """The device that the module is on."""
-        return torch.device("cpu")
+        return self.strategy.root_device
 
     @property
     def on_cpu(self) -> bool:

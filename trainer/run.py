@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from leyden.backends.plugins import plugin_of
 from leyden.backends.precision import Precision, QuantizedTraining, precision_for
 from leyden.backends.precision.quantized import plain_again
+from leyden.backends.strategies import Strategy, strategy_for
 from leyden.datamodule import LightningDataModule
 from leyden.engine import Engine, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
@@ -79,7 +81,10 @@ class Run:
         self.step: TrainingStep | None = None
         self.steps: dict[str, Any] = {}
         self.parts = OptimizerSet()
-        self.precision = _precision(settings)
+        self.precision = plugin_of(settings.plugins, Precision) or precision_for(
+            settings.precision, amp_backend=settings.amp_backend, amp_level=settings.amp_level
+        )
+        self.strategy: Strategy = strategy_for(settings)
         self.surroundings = Surroundings(None)
         self.model: Any = None
         self.datamodule: Any = None
@@ -97,9 +102,9 @@ class Run:
         self.sanity_batches: list[float] = []
         self.tested_path: Any = None
         self.checkpoint_to_restore: Any = None
+        self.trust_checkpoint = False  # whether reading it may run code
         self.resumed: dict[str, Any] | None = None
         self.kept: dict[str, Any] | None = None  # restored, until the first epoch goes on
-        self.trust_checkpoint = False  # whether reading it may run code
         self.error: BaseException | None = None  # what ended the training, while it ends
         self.nothing_left = False
         self.interrupted_path = ""
@@ -182,6 +187,8 @@ class Run:
         self.state.loss = loss = loss / factor if factor != 1 else loss
         if step.backward_started.live:
             step.backward_started.fire()
+        if self.strategy.active:
+            self.strategy.before_backward(loss)
         if step.backward is None:
             loss.backward(*args, **kwargs)
         else:
@@ -217,6 +224,7 @@ class Run:
         self.state.settle()
         self.cost.start()
         try:
+            self.strategy.connect()
             with self.interruption.listening(ending=stage == "fit"):
                 yield
         finally:
@@ -224,6 +232,7 @@ class Run:
             self.stage = None
             self.recorder.hook = None
             self.precision.release()
+            self.strategy.release()
             model._recorder = None
             model._untoggle_all()
 
@@ -482,15 +491,3 @@ class Run:
         if predictions is not None:
             predictions.write(self.trainer.global_rank, self.trainer.world_size)
         return results
-
-
-def _precision(settings: Any) -> Precision:
-    plugins = settings.plugins
-    for part in plugins if isinstance(plugins, (list, tuple)) else (plugins,):
-        if isinstance(part, Precision):
-            return part
-    return precision_for(
-        settings.precision,
-        amp_backend=settings.amp_backend,
-        amp_level=settings.amp_level,
-    )

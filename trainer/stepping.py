@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from leyden.backends.precision import MixedPrecision, Precision
+from leyden.backends.precision.base import Kind
+from leyden.backends.strategies import Strategy
 from leyden.engine.errors import MisconfigurationException, ReportedValue
 from leyden.engine.step import TrainingStep
 from leyden.handlers.evaluation import EvaluationStep
@@ -54,6 +56,7 @@ def training_step(
     trainer: Any,
     keep_outputs: bool,
     precision: Precision | None = None,
+    strategy: Strategy | None = None,
 ) -> TrainingStep:
     """The step of one batch, told only what this module really overrides."""
     manual = not _automatic(model, settings)
@@ -104,8 +107,9 @@ def training_step(
     toggles = several and not manual
     own_backward = model.backward if has["backward"] else None
     used = precision if precision is not None and precision.active else None
-    return TrainingStep(
-        used.around(step, "manual" if manual else "train") if used else step,
+    kind: Kind = "manual" if manual else "train"
+    made = TrainingStep(
+        used.around(step, kind) if used else step,
         parts.optimizers,
         manual=manual,
         takes_batch_idx=accepted(step, 0) != 1,
@@ -123,6 +127,12 @@ def training_step(
         on_none=_NoneWarning(),
         scope=scope,
     )
+    if strategy is not None and strategy.active:
+        strategy.prepare(model, parts.optimizers, manual=manual)
+        made.forward = strategy.around(
+            made.forward, kind, lambda: made.closes_group(trainer._run.state)
+        )
+    return made
 
 
 def _precise_backward(precision: Precision, own: Callable[..., Any] | None) -> Callable[..., None]:

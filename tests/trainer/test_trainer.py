@@ -94,6 +94,7 @@ def test_facts_of_the_machine_can_be_read(name: str) -> None:
         "amp_backend": None,
         "scaler": None,
         "precision_plugin": made._run.precision,
+        "strategy": made._run.strategy,
         "slurm_job_id": None,
     }
     assert value == expected.get(name, 0)

@@ -1,0 +1,8 @@
+"""Which devices and processes a run works on: one small interface, and what implements it."""
+
+from leyden.backends.strategies.base import Strategy
+from leyden.backends.strategies.choice import strategy_for
+from leyden.backends.strategies.ddp import DDPStrategy
+from leyden.backends.strategies.processes import ProcessStrategy
+
+__all__ = ["DDPStrategy", "ProcessStrategy", "Strategy", "strategy_for"]

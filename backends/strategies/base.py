@@ -1,0 +1,184 @@
+"""What a run asks of a strategy: which device and process this is, how processes work together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from leyden.backends.environments import Environment
+from leyden.backends.precision.base import Kind
+
+__all__ = ["Strategy"]
+
+
+class Strategy:
+    """One process on one device: nothing is wrapped, nothing is sent.
+
+    Another strategy overrides what it does differently. A run calls, in this order: :meth:`connect`
+    before anything else; :meth:`place` before optimizers are made; :meth:`prepare` when model,
+    optimizers and precision are ready; the step that :meth:`around` gave for each batch;
+    :meth:`release` when the run ends, however it does. What talks to other processes is called by
+    all of them, in the same order.
+
+    A ready one can be passed as ``Trainer(plugins=...)``.
+
+    Args:
+        device: where the model and the batches of this process are.
+        environment: which process this is among how many.
+
+    Attributes:
+        name: as ``Trainer(accelerator=...)`` takes it.
+        active: False where training steps need nothing of it.
+        shares_data: whether each process gets its own share of the samples.
+        launcher: what starts the processes, where they have to be started; None: this process does
+            the work itself.
+    """
+
+    name: ClassVar[str] = "single_device"
+    active: ClassVar[bool] = False
+    shares_data: ClassVar[bool] = False
+
+    def __init__(
+        self, device: torch.device | str = "cpu", environment: Environment | None = None
+    ) -> None:
+        self.root_device = torch.device(device)
+        self.environment = Environment() if environment is None else environment
+        self.launcher: Any = None
+
+    # ------------------------------------------------------------------ who and where
+
+    @property
+    def global_rank(self) -> int:
+        """The number of this process among all, from 0."""
+        return self.environment.global_rank
+
+    @property
+    def local_rank(self) -> int:
+        """The number of this process on its machine, from 0."""
+        return self.environment.local_rank
+
+    @property
+    def node_rank(self) -> int:
+        """The number of this machine, from 0."""
+        return self.environment.node_rank
+
+    @property
+    def world_size(self) -> int:
+        """The number of processes."""
+        return self.environment.world_size
+
+    @property
+    def num_nodes(self) -> int:
+        """The number of machines."""
+        return self.environment.num_nodes
+
+    # ------------------------------------------------------------------ one run
+
+    def connect(self) -> None:
+        """Join the other processes; does nothing where that was done."""
+
+    def disconnect(self) -> None:
+        """Leave the other processes, if it was leyden that joined them."""
+
+    def place(self, model: nn.Module) -> None:
+        """Bring the model to its device, in the shape in which it is trained.
+
+        Optimizers are made afterwards: they hold the parameters that are there then.
+        """
+        model.to(self.root_device)
+
+    def prepare(self, model: nn.Module, optimizers: Sequence[Optimizer], *, manual: bool) -> None:
+        """Make ready for training steps; the precision has prepared model and optimizers.
+
+        Args:
+            model: on its device.
+            optimizers: those of its parameters.
+            manual: the user's step does its own backward passes.
+        """
+
+    def around(
+        self, step: Callable[..., Any], kind: Kind, closes: Callable[[], bool]
+    ) -> Callable[..., Any]:
+        """Return a training step as it is to run; called only where :attr:`active` is True.
+
+        Args:
+            step: takes what ``training_step`` takes.
+            kind: "train", or "manual" where the step contains its backward passes.
+            closes: whether gradients are complete with the batch at hand, so that they have to be
+                brought together.
+        """
+        return step
+
+    def before_backward(self, loss: Tensor) -> None:
+        """Called before each backward pass of a manual step."""
+
+    def release(self) -> None:
+        """Take back what only a run needs."""
+
+    # ------------------------------------------------------------------ data
+
+    def share(self, loader: Any, *, train: bool) -> Any:
+        """Return a loader over this process's share of the samples.
+
+        Args:
+            loader: the user's; it is left as it is.
+            train: the share may be filled up to equal length; an evaluation counts every sample
+                once.
+        """
+        return loader
+
+    # ------------------------------------------------------------------ talk
+
+    def reduce(self, value: Tensor, op: str = "mean", group: Any = None) -> Tensor:
+        """Bring a tensor of every process together: 'mean', 'sum', 'min' or 'max'."""
+        return value
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Return what each process brought, in their order; plain data."""
+        return [value]
+
+    def broadcast(self, value: Any, source: int = 0) -> Any:
+        """Return what the process ``source`` brought; plain data."""
+        return value
+
+    def barrier(self, name: str = "") -> None:
+        """Wait until every process is here."""
+
+    def any(self, flag: bool) -> bool:
+        """Whether one of the processes says so; waits for all of them."""
+        return flag
+
+    # ------------------------------------------------------------------ state
+
+    def model_state_dict(self, model: nn.Module) -> dict[str, Any]:
+        """Return the whole model's state, on every process that will write it."""
+        return model.state_dict()
+
+    def load_model_state_dict(self, model: nn.Module, state: Any, *, strict: bool = True) -> Any:
+        """Load a whole model's state into this process's part of it."""
+        return model.load_state_dict(state, strict=strict)
+
+    def optimizer_state_dict(self, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+        """Return the whole state of an optimizer, by parameter number as torch does."""
+        return optimizer.state_dict()
+
+    def load_optimizer_state_dict(
+        self, model: nn.Module, optimizer: Optimizer, state: dict[str, Any]
+    ) -> None:
+        """Load what :meth:`optimizer_state_dict` gave."""
+        optimizer.load_state_dict(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next process of this rank needs to go on bit for bit, as plain data."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+
+    def __repr__(self) -> str:
+        place = f"rank {self.global_rank} of {self.world_size}" if self.world_size > 1 else ""
+        return f"{type(self).__name__}({str(self.root_device)!r}{', ' + place if place else ''})"

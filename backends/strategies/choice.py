@@ -1,0 +1,28 @@
+"""From the Trainer's arguments to a strategy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from leyden.backends.environments import find_environment
+from leyden.backends.plugins import plugin_of
+from leyden.backends.strategies.base import Strategy
+from leyden.backends.strategies.ddp import DDPStrategy
+
+__all__ = ["strategy_for"]
+
+
+def strategy_for(settings: Any) -> Strategy:
+    """Return the strategy that the arguments ask for.
+
+    Args:
+        settings: with ``distributed_backend``, ``num_processes``, ``num_nodes``, ``plugins`` and
+            the arguments of devices.
+    """
+    given = plugin_of(settings.plugins, Strategy)
+    if given is not None:
+        return given
+    environment = find_environment()
+    if settings.distributed_backend in ("ddp", "ddp_cpu", "ddp_spawn") and environment.started:
+        return DDPStrategy("cpu", environment)
+    return Strategy("cpu", environment)

@@ -1,0 +1,114 @@
+"""One process a device, each with the whole model: torch's DistributedDataParallel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from leyden.backends.environments import Environment
+from leyden.backends.precision.base import Kind
+from leyden.backends.strategies.processes import ProcessStrategy
+
+__all__ = ["DDPStrategy"]
+
+
+class _Call(nn.Module):
+    """Lets DistributedDataParallel run any function over a model's parameters."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+
+class DDPStrategy(ProcessStrategy):
+    """Every process holds the whole model and a share of the data; gradients are averaged.
+
+    The average is taken while the backward pass runs, only where gradients are complete: the
+    batches before, of an accumulation, send nothing.
+
+    Args:
+        device: of this process.
+        environment: which process this is.
+        timeout: how long the processes wait for one another.
+        process_group_backend: "nccl", "gloo" ...; None: what suits the device.
+        ddp_options: arguments of DistributedDataParallel, such as ``find_unused_parameters``
+            (default True, as in Lightning 1.1), ``static_graph``, ``gradient_as_bucket_view``,
+            ``bucket_cap_mb``.
+    """
+
+    name: ClassVar[str] = "ddp"
+
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        environment: Environment | None = None,
+        *,
+        timeout: timedelta = timedelta(seconds=60),
+        process_group_backend: str | None = None,
+        **ddp_options: Any,
+    ) -> None:
+        super().__init__(
+            device, environment, timeout=timeout, process_group_backend=process_group_backend
+        )
+        self.ddp_options = ddp_options
+        self.ddp: DistributedDataParallel | None = None
+        self._manual = False
+
+    def prepare(self, model: nn.Module, optimizers: Sequence[Optimizer], *, manual: bool) -> None:
+        self._manual = manual
+        self.ddp = None
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            return
+        options: dict[str, Any] = {"find_unused_parameters": True, **self.ddp_options}
+        if options.get("static_graph"):
+            options["find_unused_parameters"] = self.ddp_options.get(
+                "find_unused_parameters", False
+            )
+        ids = [self.root_device] if self.root_device.type == "cuda" else None
+        self.ddp = DistributedDataParallel(_Call(model), device_ids=ids, **options)
+
+    def around(
+        self, step: Callable[..., Any], kind: Kind, closes: Callable[[], bool]
+    ) -> Callable[..., Any]:
+        ddp = self.ddp
+        if ddp is None:
+            return step
+
+        if kind == "manual":
+
+            def by_hand(*args: Any, **kwargs: Any) -> Any:
+                # The step's own backward passes begin before this forward ends: each is prepared
+                # by itself.
+                ddp.require_backward_grad_sync = False
+                try:
+                    return ddp(step, *args, **kwargs)
+                finally:
+                    ddp.require_backward_grad_sync = True
+
+            return by_hand
+
+        def synchronised(*args: Any, **kwargs: Any) -> Any:
+            ddp.require_backward_grad_sync = closes()
+            return ddp(step, *args, **kwargs)
+
+        return synchronised
+
+    def before_backward(self, loss: Tensor) -> None:
+        ddp = self.ddp
+        if ddp is None or not self._manual:
+            return
+        ddp.require_backward_grad_sync = True
+        ddp.require_forward_param_sync = True
+        ddp.reducer.prepare_for_backward([loss] if ddp.find_unused_parameters else [])
+
+    def release(self) -> None:
+        self.ddp = None
