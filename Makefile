@@ -14,7 +14,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --quiet
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kill test-ignite lint format types bench bench-smoke bench-peers wheel pins \
+.PHONY: help venv demo test test-kill test-loggers test-ignite lint format types bench bench-smoke bench-peers wheel pins \
 	pages ci clean distclean
 
 help: ## this list
@@ -36,11 +36,12 @@ $(VENV)/.base: requirements/base.txt setup.cfg setup.py pyproject.toml | $(VENV)
 # Each layer after the one its pin file builds on: -r in the file installs that one too.
 $(VENV)/.demo: $(VENV)/.base
 $(VENV)/.test: $(VENV)/.demo
+$(VENV)/.loggers: $(VENV)/.test
 $(VENV)/.bench: $(VENV)/.test
 $(VENV)/.bench-peers: $(VENV)/.bench
 $(VENV)/.lint: $(VENV)/.base
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.bench-peers $(VENV)/.lint: \
+$(VENV)/.demo $(VENV)/.test $(VENV)/.loggers $(VENV)/.bench $(VENV)/.bench-peers $(VENV)/.lint: \
 $(VENV)/.%: requirements/%.txt
 	@echo "installing $<"
 	@$(PIP) -r $<
@@ -56,6 +57,9 @@ test: $(VENV)/.test ## the tests (fewer: make test ARGS='-m "not slow"')
 
 test-kill: $(VENV)/.test ## kill 60 runs at random moments, let them go on, compare their bits
 	LEYDEN_KILL_RUNS=60 $(PYTEST) -s -o faulthandler_timeout=600 tests/trainer/test_kill_fuzz.py $(ARGS)
+
+test-loggers: $(VENV)/.loggers ## W&B, MLflow and ignite's loggers for real, offline
+	LEYDEN_TEST_LOGGERS=1 $(PYTEST) tests/handlers/loggers/test_extras.py $(ARGS)
 
 test-ignite: $(VENV)/.test ## ignite's own tests, on its Engine and on ours
 	OMP_NUM_THREADS=1 $(PY) tools/ignite_lane.py

@@ -23,6 +23,7 @@ LAYERS: dict[str, str | None] = {
     "base": None,
     "demo": "base",
     "test": "demo",
+    "loggers": "test",
     "bench": "test",
     "lint": "base",
     "bench-peers": "bench",

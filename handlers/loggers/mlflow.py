@@ -1,9 +1,11 @@
 """MLflow: `MLFlowLogger`."""
 
+import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
 from leyden.handlers.loggers.base import (
     LightningLoggerBase,
@@ -25,6 +27,10 @@ _STATUS = {"success": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 class MLFlowLogger(LightningLoggerBase):
     """Logs to MLflow: to a tracking server or to local files.
+
+    MLflow 3 opens a local folder only where ``MLFLOW_ALLOW_FILE_STORE`` says so; naming the folder
+    to this logger says it as well. ``tracking_uri="sqlite:///mlflow.db"`` is what MLflow recommends
+    in its place; it needs the whole package, not mlflow-skinny.
 
     Args:
         experiment_name: The experiment; made if there is none of this name.
@@ -54,7 +60,7 @@ class MLFlowLogger(LightningLoggerBase):
         super().__init__()
         _import_mlflow()  # refused here, not in the middle of the first epoch
         self._experiment_name = experiment_name
-        self._tracking_uri = tracking_uri or f"file:{os.path.abspath(os.fspath(save_dir))}"
+        self._tracking_uri = tracking_uri or f"file:{quote(os.path.abspath(os.fspath(save_dir)))}"
         self._tags = dict(tags or {})
         self._prefix = prefix
         self._artifact_location = artifact_location
@@ -67,21 +73,24 @@ class MLFlowLogger(LightningLoggerBase):
     def experiment(self) -> Any:
         """The ``MlflowClient``; ``run_id`` says which run is ours."""
         if self._client is None:
-            client = _import_mlflow()(self._tracking_uri)
-            if self._run_id is not None:
-                self._experiment_id = client.get_run(self._run_id).info.experiment_id
-            else:
-                found = client.get_experiment_by_name(self._experiment_name)
-                if found is not None:
-                    self._experiment_id = found.experiment_id
-                else:
-                    self._experiment_id = client.create_experiment(
-                        self._experiment_name, artifact_location=self._artifact_location
-                    )
-                run = client.create_run(self._experiment_id, tags=self._tags)
-                self._run_id = run.info.run_id
-            self._client = client
+            with _files_allowed(self._tracking_uri):
+                self._client = self._begin()
         return self._client
+
+    def _begin(self) -> Any:
+        client = _import_mlflow()(self._tracking_uri)
+        if self._run_id is not None:
+            self._experiment_id = client.get_run(self._run_id).info.experiment_id
+            return client
+        found = client.get_experiment_by_name(self._experiment_name)
+        if found is not None:
+            self._experiment_id = found.experiment_id
+        else:
+            self._experiment_id = client.create_experiment(
+                self._experiment_name, artifact_location=self._artifact_location
+            )
+        self._run_id = client.create_run(self._experiment_id, tags=self._tags).info.run_id
+        return client
 
     @property
     def run_id(self) -> str | None:
@@ -98,8 +107,8 @@ class MLFlowLogger(LightningLoggerBase):
     @property
     def save_dir(self) -> str | None:
         """The folder of the local store; None with a server."""
-        address = self._tracking_uri
-        return address.removeprefix("file:") if address.startswith("file:") else None
+        address = urlsplit(self._tracking_uri)
+        return unquote(address.path) if address.scheme == "file" else None
 
     @property
     def name(self) -> str | None:
@@ -154,6 +163,20 @@ class MLFlowLogger(LightningLoggerBase):
     def __getstate__(self) -> dict[str, Any]:
         # A client holds connections; another process makes one of its own and joins the run.
         return {**self.__dict__, "_client": None}
+
+
+@contextlib.contextmanager
+def _files_allowed(address: str) -> Iterator[None]:
+    """Let MLflow open a store of local files, which it refuses where nobody has said a word."""
+    name = "MLFLOW_ALLOW_FILE_STORE"
+    if not address.startswith("file:") or name in os.environ:
+        yield
+        return
+    os.environ[name] = "true"  # looked at when the store is made, not later
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
 
 
 def _import_mlflow() -> Any:
