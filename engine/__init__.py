@@ -12,6 +12,7 @@ from leyden.engine.events import (
     TrainerEvents,
 )
 from leyden.engine.filters import Filter
+from leyden.engine.ignite_on_xla import mend
 from leyden.engine.phases import IllegalMove, Move, Phase
 from leyden.engine.records import Entry
 
@@ -31,3 +32,5 @@ __all__ = [
     "State",
     "TrainerEvents",
 ]
+
+mend()  # before the first engine is made: ignite's logger set-up is what fails without
