@@ -1,11 +1,12 @@
 """What holds for every test: tests that need a GPU say so and are skipped where there is none."""
 
+import sys
 from importlib.metadata import Distribution, distributions
 
 import pytest
 import torch
 
-__all__ = ["installed", "missing_gpus", "pytest_collection_modifyitems"]
+__all__ = ["installed", "missing_gpus", "pytest_collection_modifyitems", "pytest_sessionfinish"]
 
 
 def missing_gpus(needed: int, present: int) -> str | None:
@@ -28,6 +29,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             reason = missing_gpus(needed, present)
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_sessionfinish() -> None:
+    """Kill the ranks that tests used, if they used any."""
+    pools = sys.modules.get("tests.ranks")
+    if pools is not None:
+        pools.close_all()
 
 
 @pytest.fixture(scope="session")
