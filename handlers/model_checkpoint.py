@@ -14,9 +14,11 @@ from leyden.engine import Channel, Engine, Events, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
 from leyden.handlers.base import Order
 from leyden.handlers.checkpoint_arguments import Triggers, check_arguments, split_filepath
-from leyden.handlers.checkpoint_files import make_directory, remove
+from leyden.handlers.checkpoint_files import exists, make_directory, remove
 from leyden.handlers.checkpoint_names import default_directory
+from leyden.handlers.checkpoint_ownership import Origin, is_own, same_again
 from leyden.handlers.checkpoint_record import CheckpointRecord
+from leyden.handlers.checkpoint_state import weights_of
 from leyden.handlers.monitored import listed, score_of, worst
 
 __all__ = ["ModelCheckpoint"]
@@ -31,7 +33,7 @@ class ModelCheckpoint(CheckpointRecord):
     Where nothing is validated it saves at the end of each training epoch; and once more when the
     training ends, by itself, by Ctrl-C or by an exception, if there was a step since. Without
     ``monitor`` only the last file is kept. A new file is complete on the disk before an old one is
-    removed.
+    removed, and no file is removed that another run wrote.
 
     Runs on: the end of a validation run (not the sanity check); the end of a training epoch; the
     end of a batch where ``every_n_train_steps`` or ``train_time_interval`` ask for it; the end of
@@ -136,6 +138,7 @@ class ModelCheckpoint(CheckpointRecord):
         self._pending_path = ""
         self._before_pending: dict[str, Any] = {}
         self._saved: Channel | None = None
+        self._written: set[str] = set()  # by this process: whose they are need not be read
 
     # ------------------------------------------------------------------ moments
 
@@ -306,7 +309,7 @@ class ModelCheckpoint(CheckpointRecord):
             score = worst(self.mode)
         full = self.save_top_k != -1 and len(self.best_k_models) == self.save_top_k
         dropped = self.kth_best_model_path if full else None
-        path = self._free_path(values, reusable=dropped)
+        path = self._free_path(values, self._replaceable(trainer, dropped))
         if dropped is not None:
             del self.best_k_models[dropped]
         self.best_k_models[path] = self.current_score = score
@@ -321,7 +324,7 @@ class ModelCheckpoint(CheckpointRecord):
         if self.save_last:
             path = self._path(self._filled(self.CHECKPOINT_NAME_LAST, values))
         else:
-            path = self._free_path(values)
+            path = self._free_path(values, self._replaceable(trainer))
         old = self.last_model_path
         self.last_model_path = path
         keeps_all = self.save_top_k == -1 and not self.save_last
@@ -330,6 +333,7 @@ class ModelCheckpoint(CheckpointRecord):
             self.best_model_path = path
 
     def _write(self, trainer: Any, path: str, replaced: str | None) -> None:
+        self._written.add(path)
         if replaced and replaced != path:
             self._superseded.append(replaced)
         if self.asynchronous:
@@ -341,14 +345,16 @@ class ModelCheckpoint(CheckpointRecord):
             log.info("saved %s", path)
 
     def _write_later(self, trainer: Any, path: str) -> None:
+        from leyden.handlers.checkpoint_archive import save
         from leyden.handlers.checkpoint_async import AsyncWriter
         from leyden.handlers.checkpoint_state import dump
+        from leyden.handlers.trace import Traced
 
         checkpoint = dump(trainer, self.save_weights_only)
         if not getattr(trainer, "is_global_zero", True):
             return
         if self._writer is None:
-            self._writer = AsyncWriter()
+            self._writer = AsyncWriter(Traced(trainer, "write_checkpoint", save))
         self._writer.save(checkpoint, path)
         self._pending = True
         self._pending_path = path
@@ -377,8 +383,30 @@ class ModelCheckpoint(CheckpointRecord):
         while self._superseded:
             path = self._superseded.pop()
             in_use = path in self.best_k_models or path == self.last_model_path
-            if not in_use and getattr(trainer, "is_global_zero", True):
+            if in_use or not getattr(trainer, "is_global_zero", True) or not exists(path):
+                continue
+            if path in self._written or is_own(path, getattr(trainer, "run_id", None)):
                 remove(path)
+                self._written.discard(path)
+            else:
+                log.info("not removed: %s is not a checkpoint of this run (any more)", path)
+
+    def _replaceable(self, trainer: Any, dropped: str | None = None) -> Callable[[str], bool]:
+        """Tell which files may be written over: ``dropped``, which is to go, and this very
+        checkpoint where an earlier process of the run wrote it.
+        """
+        run = getattr(trainer, "run_id", None)
+        savers = getattr(trainer, "checkpoint_callbacks", [self])
+
+        def replaceable(path: str) -> bool:
+            if path == dropped:
+                return path in self._written or is_own(path, run)
+            if run is None or any(path in saver.known_paths for saver in savers):
+                return False
+            origin = Origin(run, getattr(trainer, "optimizer_steps", -1))
+            return same_again(path, origin, weights_of(trainer))
+
+        return replaceable
 
     # ------------------------------------------------------------------ the monitor
 

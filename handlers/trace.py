@@ -1,5 +1,6 @@
 """One picture of a run: a timeline in the format of Chrome's and Perfetto's trace viewers."""
 
+import contextlib
 import json
 import os
 import threading
@@ -12,7 +13,7 @@ import torch
 
 from leyden.handlers.profilers import BaseProfiler
 
-__all__ = ["Trace"]
+__all__ = ["Trace", "Traced"]
 
 _BATCH = 4096  # spans held in memory
 _FOOTER = b'\n],"displayTimeUnit":"ms"}\n'
@@ -63,7 +64,7 @@ class Trace(BaseProfiler):
         """Have nothing measured and nothing written yet."""
         self._spans: list[tuple[str, int, int, int]] = []  # name, track, start, end
         self._begun = threading.local()
-        self._tracks: dict[int, tuple[int, str]] = {}  # by thread: its number and name
+        self._tracks: list[threading.Thread] = []  # the thread that writes to each track now
         self._named = 0
         self._lock = threading.Lock()
         self._names: dict[str, str] = {}
@@ -92,11 +93,19 @@ class Trace(BaseProfiler):
             begun = self._begun.stack
         except AttributeError:
             begun = self._begun.stack = []
-            with self._lock:
-                number = len(self._tracks) + 1
-                self._tracks[threading.get_ident()] = (number, threading.current_thread().name)
-            self._begun.track = number
+            self._begun.track = self._track()
         begun.append((action_name, self._clock()))
+
+    def _track(self) -> int:
+        """A number for this thread; that of one that has ended, if it has the same name."""
+        mine = threading.current_thread()
+        with self._lock:
+            for index, thread in enumerate(self._tracks):
+                if thread.name == mine.name and not thread.is_alive():
+                    self._tracks[index] = mine
+                    return index + 1
+            self._tracks.append(mine)
+            return len(self._tracks)
 
     def stop(self, action_name: str) -> None:
         """End it; spans that began inside it and are still open end with it.
@@ -143,7 +152,6 @@ class Trace(BaseProfiler):
         if distributed.get_world_size() == 1:
             return
         rank = distributed.get_rank()
-        rank = distributed.get_rank()
         with open(self.path, "rb") as file:
             own = file.read(self._end)[len(_HEADER) :]
         everything: list[Any] | None = [None] * distributed.get_world_size() if rank == 0 else None
@@ -165,7 +173,9 @@ class Trace(BaseProfiler):
 
     def _flush(self) -> None:
         with self._lock:
-            spans, self._spans = self._spans, []
+            # The list stays the same one, and its head goes: another thread may append right now.
+            spans = self._spans[:]
+            del self._spans[: len(spans)]
             room = self.limit - self.count
             if len(spans) > room:
                 spans = spans[: max(room, 0)]
@@ -201,8 +211,9 @@ class Trace(BaseProfiler):
         if not self._named and self._tracks:
             named("process_name", 0, name=f"rank {rank}")
             named("process_sort_index", 0, sort_index=rank)
-        for number, name in list(self._tracks.values())[self._named :]:
-            named("thread_name", number, name="training" if name == "MainThread" else name)
+        for number in range(self._named, len(self._tracks)):
+            name = self._tracks[number].name
+            named("thread_name", number + 1, name="training" if name == "MainThread" else name)
         self._named = len(self._tracks)
         return lines
 
@@ -232,6 +243,32 @@ class Trace(BaseProfiler):
 
 
 _HEADER = b'{"traceEvents":[\n'
+
+
+class Traced:
+    """Makes a function that runs in another thread a span of its own, where there is a trace.
+
+    Other profilers count what the training does; they do not see it.
+
+    Args:
+        owner: has the run's profiler as its attribute ``profiler``.
+        name: that of the span.
+        function: what to run.
+    """
+
+    def __init__(self, owner: Any, name: str, function: Callable[..., None]) -> None:
+        self.owner = owner
+        self.name = name
+        self.function = function
+
+    def __call__(self, *arguments: Any) -> None:
+        """Run it."""
+        found = getattr(self.owner, "profiler", None)
+        with found.profile(self.name) if isinstance(found, Trace) else contextlib.nullcontext():
+            self.function(*arguments)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "owner": None}  # a copy does not drag the Trainer along
 
 
 def _put(file: BinaryIO, at: int, data: bytes) -> None:

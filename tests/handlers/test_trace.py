@@ -12,13 +12,49 @@ from typing import Any
 import pytest
 import torch
 
+from leyden.callbacks import ModelCheckpoint
 from leyden.handlers.trace import Trace
 from leyden.loggers import CSVLogger
 from tests.trainer.tiny import BATCHES, Tiny, data, trainer
 
 
 def events(path: str | Path) -> list[dict[str, Any]]:
-    return json.loads(Path(path).read_text())["traceEvents"]  # type: ignore[no-any-return]
+    """Read a trace, and hold it to the Trace Event Format that Chrome and Perfetto read.
+
+    perfetto's own parser is a program that its Python package downloads, so a test that has to pass
+    offline checks what the format asks of the events that we write: metadata and complete spans.
+    """
+    trace = json.loads(Path(path).read_bytes(), parse_constant=_no_constants)
+    assert set(trace) == {"traceEvents", "displayTimeUnit"}
+    assert trace["displayTimeUnit"] in ("ms", "ns")
+    tracks: dict[tuple[int, int], str] = {}
+    processes: dict[int, str] = {}
+    for event in trace["traceEvents"]:
+        assert type(event["pid"]) is int and type(event["tid"]) is int
+        if event["ph"] == "M":
+            assert set(event) == {"name", "ph", "pid", "tid", "args"}
+            argument = {"process_sort_index": "sort_index"}.get(event["name"], "name")
+            assert set(event["args"]) == {argument}
+            if event["name"] == "thread_name":
+                key, name = (event["pid"], event["tid"]), event["args"]["name"]
+                assert tracks.setdefault(key, name) == name, "a track keeps its name"
+            elif event["name"] == "process_name":
+                processes[event["pid"]] = event["args"]["name"]
+            else:
+                assert event["name"] == "process_sort_index"
+        else:
+            assert set(event) == {"name", "ph", "pid", "tid", "ts", "dur"} and event["ph"] == "X"
+            assert type(event["name"]) is str and event["name"]
+            # Microseconds as plain decimals.
+            assert type(event["ts"]) is float and type(event["dur"]) is float
+            assert event["ts"] >= 0 and event["dur"] >= 0
+    seen = {(event["pid"], event["tid"]) for event in trace["traceEvents"] if event["ph"] == "X"}
+    assert seen <= set(tracks) and {pid for pid, _ in seen} <= set(processes)
+    return trace["traceEvents"]  # type: ignore[no-any-return]
+
+
+def _no_constants(text: str) -> None:
+    raise AssertionError(f"{text} is no JSON")
 
 
 def spans(path: str | Path) -> list[dict[str, Any]]:
@@ -119,6 +155,64 @@ def test_threads_have_tracks_of_their_own(tmp_path: Path) -> None:
     assert names[tracks["train"]] == "training"
 
 
+def test_a_thread_goes_on_with_the_track_of_one_that_has_ended(tmp_path: Path) -> None:
+    trace = Trace(dirpath=tmp_path)
+    barrier = threading.Barrier(2)
+
+    def write(together: bool) -> None:
+        with trace.profile("write"):
+            if together:
+                barrier.wait(timeout=10)
+
+    def started(together: bool) -> threading.Thread:
+        thread = threading.Thread(target=write, args=(together,), name="leyden-checkpoint")
+        thread.start()
+        return thread
+
+    for _ in range(3):
+        started(False).join()
+    trace.describe()
+    assert [span["tid"] for span in spans(trace.path)] == [1, 1, 1]
+    for thread in [started(True), started(True)]:
+        thread.join()
+    trace.describe()
+    assert sorted(span["tid"] for span in spans(trace.path)) == [1, 1, 1, 1, 2]
+
+
+def test_no_span_of_another_thread_is_lost(tmp_path: Path) -> None:
+    trace = Trace(dirpath=tmp_path)
+
+    def write() -> None:
+        for _ in range(5000):
+            with trace.profile("write"):
+                pass
+
+    threads = [threading.Thread(target=write, name=f"writer {i}") for i in range(3)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        trace._flush()
+    trace.describe()
+    assert len(spans(trace.path)) == trace.count == 15_000
+
+
+def test_checkpoints_that_are_written_in_a_thread(tmp_path: Path) -> None:
+    made = trainer(
+        tmp_path,
+        profiler="trace",
+        max_epochs=2,
+        logger=CSVLogger(str(tmp_path), name="run"),
+        callbacks=[ModelCheckpoint(asynchronous=True)],
+        checkpoint_callback=True,
+    )
+    made.fit(Tiny(), data(), data(2))
+    path = made.profiler.path
+    tracks = {e["args"]["name"]: e["tid"] for e in events(path) if e["name"] == "thread_name"}
+    assert set(tracks) == {"training", "leyden-checkpoint"}
+    written = [span for span in spans(path) if span["tid"] == tracks["leyden-checkpoint"]]
+    assert [span["name"] for span in written] == ["write_checkpoint"] * 2
+
+
 def test_a_full_trace_says_so_once_and_stays_small(tmp_path: Path) -> None:
     trace = Trace(dirpath=tmp_path, limit=3)
     for _ in range(5):
@@ -187,7 +281,10 @@ def test_ranks_end_in_one_file(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_perfetto_reads_it(tmp_path: Path) -> None:
-    perfetto = pytest.importorskip("perfetto.trace_processor", reason="perfetto is missing")
+    perfetto = pytest.importorskip(
+        "perfetto.trace_processor",
+        reason="the package perfetto is missing, which downloads its parser at the first use",
+    )
     made = trainer(tmp_path, profiler="trace", max_epochs=1)
     made.fit(Tiny(), data(), data(2))
     with perfetto.TraceProcessor(trace=made.profiler.path) as processor:
