@@ -5,14 +5,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from leyden.backends.devices import KINDS, Machine
 from leyden.config_values import count, flag, shown
-from leyden.engine.errors import MisconfiguredValue, NotBuilt
+from leyden.engine.errors import MisconfiguredValue
 
 __all__ = ["ALIASES", "BACKENDS", "DEVICE_KINDS", "Alias", "resolve_aliases"]
 
 Values = dict[str, Any]
 
-DEVICE_KINDS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
+DEVICE_KINDS = tuple(KINDS)
 BACKENDS = ("dp", "ddp", "ddp2", "ddp_spawn", "ddp_cpu", "fsdp", "horovod", "xla")
 
 
@@ -52,11 +53,7 @@ def _kind(others: Mapping[str, Any]) -> str:
     kind = accelerator.lower() if isinstance(accelerator, str) else "auto"
     if kind == "ddp_cpu":
         return "cpu"
-    if kind not in ("auto", *BACKENDS):
-        return kind
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return kind if kind not in ("auto", *BACKENDS) else Machine.look().best
 
 
 def _devices(name: str, value: Any, others: Mapping[str, Any]) -> Values:
@@ -65,17 +62,25 @@ def _devices(name: str, value: Any, others: Mapping[str, Any]) -> Values:
     if isinstance(value, str):
         word = value.strip()
         if word == "auto":
-            return {} if kind == "cpu" else _all_of(kind)
+            return _all_of(kind)
         with suppress(ValueError):  # ids like "0,1" stay text
             value = int(word)
     if kind == "cpu":
         return {"num_processes": count(1, advice="on the CPU devices= is that many")(name, value)}
+    if kind == "mps":
+        if value not in (1, [0], (0,)):
+            raise MisconfiguredValue(
+                f"{name}={shown(value)} with accelerator='mps': there is one such GPU, pass 1"
+            )
+        return {}
     return {"tpu_cores" if kind == "tpu" else "gpus": value}
 
 
 def _all_of(kind: str) -> Values:
-    if kind == "mps":
-        raise NotBuilt("accelerator='mps' is not built yet: leave it out to train on the CPU")
+    """All devices of a kind; ``mps`` is one, and the name of the accelerator says so already."""
+    kind = Machine.look().best if kind == "auto" else kind
+    if kind in ("cpu", "mps"):
+        return {}
     return {"tpu_cores": 8} if kind == "tpu" else {"gpus": -1}
 
 
@@ -128,7 +133,7 @@ def resolve_aliases(
                 )
             values[argument], origin[argument] = value, sources[name]
     kind = values.get("accelerator")
-    if isinstance(kind, str) and kind.lower() in ("cuda", "gpu", "mps", "tpu"):
+    if isinstance(kind, str) and kind.lower() in DEVICE_KINDS:
         for argument, value in _all_of(kind.lower()).items():
             if values.get(argument) is None:
                 values[argument], origin[argument] = value, origin["accelerator"]

@@ -85,7 +85,7 @@ def time_limit(name: str, value: Any) -> timedelta | None:
 
 
 def devices(name: str, value: Any) -> int | list[int] | None:
-    """Accept None, a number of devices, or their ids as a list or as text like ``"0,1"``.
+    """Accept None, a number of devices, or their ids as a list, a tuple or text like ``"0,1"``.
 
     In text a single number is an id, as in Lightning 1.1 (``"2"`` is the third device, ``2`` two of
     them), except ``"-1"``, which is all of them.
@@ -105,7 +105,7 @@ def devices(name: str, value: Any) -> int | list[int] | None:
             raise ReportedValue(f"{name}={shown(value)} is no id: pass {allowed}") from error
         if found == [-1]:
             return -1
-    elif isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, tuple)):
+    elif isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
         found = [plain(part) for part in value]
     else:
         refuse(MisconfiguredType, name, value, f"is neither a number nor ids: pass {allowed}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from leyden.backends.devices import KINDS, Machine, devices_for, free_gpus, gpu_ids
 from leyden.backends.precision.levels import LEVELS
 from leyden.config_names import BACKENDS, DEVICE_KINDS
 from leyden.config_values import refuse, shown
@@ -78,10 +79,10 @@ class NotYet:
 # Delete a row when its feature is there.
 NOT_YET: dict[str, NotYet] = {
     "gpus": NotYet(
-        lambda v: v is None or v == 0,
-        "None or 0",
-        "training on GPUs is not built yet",
-        "leave gpus out to train on the CPU",
+        lambda v: len(devices_for(v)) <= 1,
+        "one GPU, or None",
+        "training on several GPUs is not built yet",
+        "pass gpus=1",
     ),
     "tpu_cores": NotYet(
         lambda v: v is None,
@@ -96,10 +97,10 @@ NOT_YET: dict[str, NotYet] = {
         lambda v: v == 1, "1", "training in several processes is not built yet", "leave it out"
     ),
     "accelerator": NotYet(
-        lambda v: v is None or (isinstance(v, str) and v.lower() in ("cpu", "auto")),
-        "None, 'cpu' or 'auto'",
+        lambda v: v is None or (isinstance(v, str) and v.lower() in DEVICE_KINDS),
+        "None, or a kind of device: 'cpu', 'gpu', 'mps' or 'auto'",
         "distributed training is not built yet",
-        "leave accelerator out to train in this process on the CPU",
+        "leave accelerator out to train in this process",
     ),
     "distributed_backend": NotYet(
         lambda v: v is None,
@@ -167,6 +168,7 @@ def check_hardware(values: Values, origin: Mapping[str, str]) -> None:
         raise MisconfiguredValue(
             "auto_select_gpus=True with gpus=0 selects none: pass gpus=k, or leave both out"
         )
+    _check_kind(values, origin)
     if gpus:
         _check_gpus_exist(values, origin)
     backend = values["distributed_backend"]
@@ -177,19 +179,37 @@ def check_hardware(values: Values, origin: Mapping[str, str]) -> None:
         )
 
 
-def _check_gpus_exist(values: Values, origin: Mapping[str, str]) -> None:
-    import torch
+def _check_kind(values: Values, origin: Mapping[str, str]) -> None:
+    """Hold the kind of device against ``gpus`` and against this machine."""
+    accelerator = values["accelerator"]
+    kind = KINDS.get(accelerator.lower()) if isinstance(accelerator, str) else None
+    if kind in ("cpu", "mps") and values["gpus"]:
+        said = _said("gpus", values, origin)
+        raise MisconfiguredValue(
+            f"accelerator={accelerator!r} and {said} ask for two kinds of device: pass one, or "
+            "accelerator='gpu'"
+        )
+    if kind == "mps" and not (machine := Machine.look()).mps:
+        raise MisconfiguredValue(
+            f"accelerator={accelerator!r} asks for the GPU of a Mac, and there is none to use: "
+            f"{machine.no_mps}; pass accelerator='auto' to take what there is"
+        )
 
-    gpus = values["gpus"]
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    wanted = max(gpus) + 1 if isinstance(gpus, list) else max(gpus, 1)
-    if wanted > found:
+
+def _check_gpus_exist(values: Values, origin: Mapping[str, str]) -> None:
+    machine, gpus = Machine.look(), values["gpus"]
+    try:
+        gpu_ids(gpus, machine.cuda)
+    except ValueError as error:
         kind: type[MisconfigurationException] = MisconfiguredValue
         if values["auto_select_gpus"] and not isinstance(gpus, list) and gpus > 0:
             kind = ReportedRuntime
-        what = f"{found} of them" if found else "none"
+        what = str(error) if machine.cuda else f"this machine has none ({machine.no_cuda})"
         said = _said("gpus", values, origin)
-        raise kind(f"{said} asks for GPUs, and this machine has {what}: pass gpus=None")
+        raise kind(
+            f"{said} asks for GPUs: {what}; pass gpus=None, or accelerator='auto' to take what "
+            "there is"
+        ) from None
 
 
 def check_backend_names(values: Values) -> None:
@@ -265,6 +285,11 @@ def effects(values: Values) -> list[Change]:
             if (type(old), old) != (type(value), value):
                 changes.append(Change(argument, because, old, value))
                 values[argument] = value
+
+    # Ids that somebody wrote down are no matter of choice.
+    if values["auto_select_gpus"] and isinstance(values["gpus"], int):
+        picked = free_gpus(values["gpus"], Machine.look().cuda)
+        put("auto_select_gpus=True", gpus=picked)
 
     run = values["fast_dev_run"]
     if run:

@@ -6,6 +6,7 @@ remains is the order in which a run is prepared, looped and ended.
 
 import logging
 import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -81,10 +82,13 @@ class Run:
         self.step: TrainingStep | None = None
         self.steps: dict[str, Any] = {}
         self.parts = OptimizerSet()
-        self.precision = plugin_of(settings.plugins, Precision) or precision_for(
-            settings.precision, amp_backend=settings.amp_backend, amp_level=settings.amp_level
-        )
         self.strategy: Strategy = strategy_for(settings)
+        self.precision = plugin_of(settings.plugins, Precision) or precision_for(
+            settings.precision,
+            self.strategy.root_device.type,
+            amp_backend=settings.amp_backend,
+            amp_level=settings.amp_level,
+        )
         self.surroundings = Surroundings(None)
         self.model: Any = None
         self.datamodule: Any = None
@@ -103,6 +107,7 @@ class Run:
         self.tested_path: Any = None
         self.checkpoint_to_restore: Any = None
         self.trust_checkpoint = False  # whether reading it may run code
+        self.run_id = ""  # the same in every process that continues the run
         self.resumed: dict[str, Any] | None = None
         self.kept: dict[str, Any] | None = None  # restored, until the first epoch goes on
         self.error: BaseException | None = None  # what ended the training, while it ends
@@ -244,6 +249,7 @@ class Run:
         state.settle()
         self.parts = OptimizerSet()
         self.resumed = self.kept = None
+        self.run_id = secrets.token_hex(8)
         for callback in self.model_callbacks or ():
             self.callback_list.remove(callback)
             self.handlers.remove(callback)
@@ -294,6 +300,7 @@ class Run:
                 scope=self.recorder,
                 started=None if stage == "predict" else self.recorder.eval_batch_started,
                 precision=self.precision,
+                strategy=self.strategy,
             )
 
     def prepare_precision(self, optimizers: Sequence[Any] = (), *, fresh: bool = False) -> None:

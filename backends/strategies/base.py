@@ -89,6 +89,8 @@ class Strategy:
 
         Optimizers are made afterwards: they hold the parameters that are there then.
         """
+        if self.root_device.type == "cuda":
+            torch.cuda.set_device(self.root_device)
         model.to(self.root_device)
 
     def prepare(self, model: nn.Module, optimizers: Sequence[Optimizer], *, manual: bool) -> None:
@@ -103,11 +105,11 @@ class Strategy:
     def around(
         self, step: Callable[..., Any], kind: Kind, closes: Callable[[], bool]
     ) -> Callable[..., Any]:
-        """Return a training step as it is to run; called only where :attr:`active` is True.
+        """Return a step as it is to run; called only where :attr:`active` is True.
 
         Args:
-            step: takes what ``training_step`` takes.
-            kind: "train", or "manual" where the step contains its backward passes.
+            step: takes what ``training_step`` or ``validation_step`` takes.
+            kind: "train"; "manual" where the step contains its backward passes; "evaluate".
             closes: whether gradients are complete with the batch at hand, so that they have to be
                 brought together.
         """

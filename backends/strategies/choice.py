@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from leyden.backends.devices import devices_for
 from leyden.backends.environments import find_environment
 from leyden.backends.plugins import plugin_of
 from leyden.backends.strategies.base import Strategy
@@ -23,6 +24,7 @@ def strategy_for(settings: Any) -> Strategy:
     if given is not None:
         return given
     environment = find_environment()
+    device = devices_for(settings.gpus, settings.accelerator).of(environment.local_rank)
     if settings.distributed_backend in ("ddp", "ddp_cpu", "ddp_spawn") and environment.started:
-        return DDPStrategy("cpu", environment)
-    return Strategy("cpu", environment)
+        return DDPStrategy(device, environment)
+    return Strategy(device, environment)

@@ -540,12 +540,3 @@ def test_what_is_not_built_says_what_to_do() -> None:
         assert row.built(CHECKS[name](name, defaults()[name])), name
     text = str(refused(accelerator="ddp"))
     assert "not built yet" in text and "leave accelerator out" in text
-
-
-def test_gpus_of_this_machine_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert "has 2 of them" in str(refused(gpus=3))
-    assert "has 2 of them" in str(refused(gpus="2"))
-    assert "not built yet" in str(refused(gpus=2))
-    assert "not built yet" in str(refused(devices="auto", accelerator="gpu"))
