@@ -10,7 +10,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 __all__ = ["TensorInfo", "Unknown", "inspect", "peek"]
 
@@ -150,7 +150,7 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     return result
 
 
-def peek(path: str | os.PathLike[str]) -> dict[str, Any]:
+def peek(path: str | os.PathLike[str] | IO[bytes]) -> dict[str, Any]:
     """Read the plain data of a checkpoint, with a :class:`TensorInfo` for each tensor.
 
     Nothing is checked, and no tensor is read: this is quick however large the file.

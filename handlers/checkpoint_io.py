@@ -10,18 +10,19 @@ from leyden.handlers.checkpoint_archive import (
 )
 from leyden.handlers.checkpoint_async import AsyncWriter
 from leyden.handlers.checkpoint_inspect import inspect
-from leyden.handlers.checkpoint_manifest import Manifest, NotOwned
+from leyden.handlers.checkpoint_ownership import Origin, is_own, origin_of
 from leyden.handlers.checkpoint_plain import plain
 
 __all__ = [
     "AsyncWriter",
     "CheckpointError",
     "DamagedCheckpoint",
-    "Manifest",
-    "NotOwned",
+    "Origin",
     "UnsafeCheckpoint",
     "inspect",
+    "is_own",
     "load",
+    "origin_of",
     "plain",
     "save",
     "verify",

@@ -4,7 +4,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -103,11 +103,20 @@ class CheckpointRecord(CallbackBase):
         name += self.FILE_EXTENSION
         return join(self.dirpath, name) if self.dirpath else name
 
-    def _free_path(self, values: dict[str, Any], reusable: str | None = None) -> str:
+    def _free_path(
+        self, values: dict[str, Any], replaceable: Callable[[str], bool] = lambda path: False
+    ) -> str:
+        """Find a name that no file has, or one of a file that may be written over."""
+
         def named(version: int | None) -> str:
             return self.format_checkpoint_name(values["epoch"], values["step"], values, version)
 
-        return free_name(named, lambda path: path != reusable and exists(path))
+        return free_name(named, lambda path: exists(path) and not replaceable(path))
+
+    @property
+    def known_paths(self) -> set[str]:
+        """The files that are kept or about to go."""
+        return {*self.best_k_models, self.last_model_path, *self._superseded} - {""}
 
     def to_yaml(self, filepath: str | os.PathLike[str] | None = None) -> None:
         """Write ``best_k_models`` as YAML, by default beside the checkpoints."""

@@ -16,9 +16,9 @@ The keys are Lightning 1.1's, so that later versions read weights and hyper-para
 
 Everything is plain data and tensors: ``torch.load(weights_only=True)`` reads it.
 
-``leyden`` holds ``version`` (of this form), ``callback_states`` (see :func:`callback_state`) and
-what ``trainer.resume_state()`` returns: position, random numbers, loader, gradients, metrics,
-handlers.
+``leyden`` holds ``version`` (of this form), ``callback_states`` (see :func:`callback_keys`) and
+what ``trainer.resume_state()`` returns: the run's name, position, random numbers, loader,
+gradients, metrics, handlers. Where only weights are saved it holds the version and the run's name.
 """
 
 import inspect
@@ -29,7 +29,15 @@ from typing import Any
 from leyden.handlers.checkpoint_plain import plain
 from leyden.handlers.plain_data import foreign, without_foreign
 
-__all__ = ["FORM", "LIGHTNING_VERSION", "callback_keys", "dump", "mismatches", "restore"]
+__all__ = [
+    "FORM",
+    "LIGHTNING_VERSION",
+    "callback_keys",
+    "dump",
+    "mismatches",
+    "restore",
+    "weights_of",
+]
 
 #: version of what stands under "leyden"; a reader refuses a higher one.
 FORM = 1
@@ -61,12 +69,10 @@ def dump(trainer: Any, weights_only: bool = False) -> dict[str, Any]:
         "epoch": epoch,
         "global_step": steps,
         "pytorch-lightning_version": LIGHTNING_VERSION,
-        "state_dict": module.state_dict(),
+        "state_dict": weights_of(trainer),
     }
-    for callback in getattr(trainer, "callbacks", ()):
-        # Weight averaging: the file holds the averaged weights, its own state the others.
-        if hasattr(callback, "weights_to_save"):
-            checkpoint["state_dict"] = callback.weights_to_save(module, checkpoint["state_dict"])
+    if weights_only and "run" in resume:
+        checkpoint["leyden"] = {"version": FORM, "run": resume["run"]}
     if not weights_only:
         checkpoint["callbacks"] = {}
         checkpoint["leyden"] = {"version": FORM, "callback_states": {}, **resume}
@@ -96,6 +102,17 @@ def dump(trainer: Any, weights_only: bool = False) -> dict[str, Any]:
         # Of the user's own making; what cannot be read back safely must not spoil the rest.
         checkpoint[key] = plain(checkpoint[key], name=key)
     return checkpoint
+
+
+def weights_of(trainer: Any) -> dict[str, Any]:
+    """The weights and buffers that a checkpoint holds."""
+    module = _module(trainer)
+    weights: dict[str, Any] = module.state_dict()
+    for callback in getattr(trainer, "callbacks", ()):
+        # Weight averaging: the file holds the averaged weights, its own state the others.
+        if hasattr(callback, "weights_to_save"):
+            weights = callback.weights_to_save(module, weights)
+    return weights
 
 
 def restore(trainer: Any, checkpoint: dict[str, Any]) -> None:

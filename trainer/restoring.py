@@ -58,6 +58,7 @@ def load_resume_state(run: Any, kept: Any, epoch: int, global_step: int) -> None
     state.optimizer_steps = global_step
     state.settle()
     run.resumed, run.kept = position, kept
+    run.run_id = (kept or {}).get("run") or run.run_id
     if position["epoch"] > run.settings.max_epochs:
         raise MisconfigurationException(
             f"the checkpoint is at the beginning of epoch {position['epoch']}, but "

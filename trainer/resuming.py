@@ -25,6 +25,7 @@ def resume_state(run: Any) -> dict[str, Any]:
     moment = _moment(run)
     position = _position(run, moment)
     kept: dict[str, Any] = {
+        "run": run.run_id,
         "position": position,
         "moment": moment,
         "handlers": handler_states(run),
