@@ -25,6 +25,7 @@ __all__ = [
     "from_argparse_args",
     "get_deprecated_arg_names",
     "get_init_arguments_and_types",
+    "init_annotations",
     "match_env_arguments",
     "parse_argparser",
     "parse_text",
@@ -97,6 +98,15 @@ def get_init_arguments_and_types(cls: type) -> list[tuple[str, tuple[type, ...],
             kinds = (type(parameter.default),)
         result.append((parameter.name, kinds, parameter.default))
     return result
+
+
+def init_annotations(cls: type) -> dict[str, Any]:
+    """Return the annotation of each argument that has one."""
+    found = {
+        parameter.name: hints.get(parameter.name, parameter.annotation)
+        for parameter, hints in _init_parameters(cls)
+    }
+    return {name: kind for name, kind in found.items() if kind is not inspect.Parameter.empty}
 
 
 def get_deprecated_arg_names(cls: type) -> list[str]:
@@ -264,6 +274,7 @@ def _reader(kinds: tuple[type, ...]) -> Callable[[str], Any]:
 
 def _type_names(kinds: tuple[type, ...]) -> str:
     simple = [k for k in kinds if k is not type(None) and _can_be_typed((k,))]
+    simple += [k for k in kinds if k in _LITERALS]
     # str takes a path's place wherever both are allowed
     names = [k.__name__ for k in simple if str not in simple or not _is_path(k)]
     return " or ".join(names)
