@@ -8,7 +8,7 @@ they are in use: reading a state never starts anything.
 import contextlib
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 
 __all__ = [
     "Streams",
+    "add_stream",
     "capture",
     "generators",
     "isolate",
@@ -32,13 +33,27 @@ _DEPTH = 5
 _MANY = 64
 _OBJECTS = 2000
 
+# Of devices that torch itself has no stream of: name -> (read, write).
+_added: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {}
+
+
+def add_stream(name: str, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
+    """Let a further stream be part of :func:`capture` and :func:`restore`, for this process.
+
+    Args:
+        name: under which its state is kept; not one of those that :func:`capture` has itself.
+        read: gives its state as plain data.
+        write: puts such a state back.
+    """
+    _added[name] = (read, write)
+
 
 def capture() -> dict[str, Any]:
     """Read the global streams of Python, NumPy, torch on the CPU and on CUDA devices.
 
     Returns:
         ``{"python", "torch"}`` and, where they are in use, ``"numpy"`` and ``"cuda"`` (a list, one
-        entry a device).
+        entry a device) and what :func:`add_stream` added.
     """
     state: dict[str, Any] = {
         "python": random.getstate(),
@@ -49,6 +64,8 @@ def capture() -> dict[str, Any]:
         state["numpy"] = plain_state(numpy.random.get_state(legacy=False))
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state_all()
+    for name, (read_added, _) in _added.items():
+        state[name] = read_added()
     return state
 
 
@@ -67,6 +84,9 @@ def restore(state: dict[str, Any]) -> None:
     if "cuda" in state and torch.cuda.is_available():
         for device, kept in enumerate(state["cuda"][: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(_bytes(kept), device)
+    for name, (_, write_added) in _added.items():
+        if name in state:
+            write_added(state[name])
 
 
 @contextlib.contextmanager

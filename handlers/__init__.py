@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from leyden.handlers.running_loss import RunningLoss
     from leyden.handlers.sampler_epoch import SamplerEpoch
     from leyden.handlers.schedulers import LRSchedulers
+    from leyden.handlers.step_mark import StepMark
     from leyden.handlers.stopping import Stopping
     from leyden.handlers.summary_printer import SummaryPrinter
     from leyden.handlers.throughput import ThroughputMonitor
@@ -83,6 +84,7 @@ __all__ = [
     "RunningLoss",
     "SamplerEpoch",
     "StochasticWeightAveraging",
+    "StepMark",
     "Stopping",
     "SummaryPrinter",
     "ThroughputMonitor",
@@ -127,6 +129,7 @@ _FILES = {
     "RunningLoss": "running_loss",
     "SamplerEpoch": "sampler_epoch",
     "LRSchedulers": "schedulers",
+    "StepMark": "step_mark",
     "Stopping": "stopping",
     "SummaryPrinter": "summary_printer",
     "ThroughputMonitor": "throughput",

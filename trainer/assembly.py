@@ -21,6 +21,7 @@ from leyden.handlers.precision import PrecisionHandler
 from leyden.handlers.profilers import PassThroughProfiler
 from leyden.handlers.profiling import Profiling
 from leyden.handlers.sampler_epoch import SamplerEpoch
+from leyden.handlers.step_mark import StepMark
 from leyden.handlers.stopping import Stopping
 from leyden.handlers.summary_printer import SummaryPrinter
 from leyden.handlers.torch_flags import TorchFlags
@@ -138,6 +139,10 @@ def _lifecycle(settings: Any, run: Run) -> Any:
     return LoggerLifecycle(lambda: run.guard if run.trainer.is_global_zero else None)
 
 
+def _marks(settings: Any, run: Run) -> Any:
+    return StepMark(run.strategy.mark, run.evaluators.values()) if run.strategy.lazy else None
+
+
 def _flags(settings: Any, run: Run) -> Any:
     if not (settings.deterministic or settings.benchmark):
         return None
@@ -168,6 +173,7 @@ def _sampler_epoch(settings: Any, run: Run) -> Any:
 
 ASSEMBLY: tuple[Feature, ...] = (
     Feature((), lambda settings, run: Position()),
+    Feature(("tpu_cores", "plugins"), _marks),
     Feature(("deterministic", "benchmark"), _flags),
     Feature(("profiler",), _profiling),
     Feature(("precision", "amp_level", "amp_backend", "plugins"), _precision),

@@ -10,6 +10,7 @@ from typing import Any
 
 from leyden.backends.devices import KINDS, Machine, devices_for, free_gpus, gpu_ids
 from leyden.backends.precision.levels import LEVELS
+from leyden.backends.strategies.xla import check_tpu_cores
 from leyden.config_names import BACKENDS, DEVICE_KINDS
 from leyden.config_values import refuse, shown
 from leyden.engine.errors import (
@@ -84,12 +85,6 @@ NOT_YET: dict[str, NotYet] = {
         "training on several GPUs is not built yet",
         "pass gpus=1",
     ),
-    "tpu_cores": NotYet(
-        lambda v: v is None,
-        "None",
-        "training on TPUs is not built yet",
-        "leave tpu_cores out to train on the CPU",
-    ),
     "num_nodes": NotYet(
         lambda v: v == 1, "1", "training on several nodes is not built yet", "leave it out"
     ),
@@ -123,6 +118,8 @@ NOT_YET: dict[str, NotYet] = {
 def check_not_yet(values: Values, origin: Mapping[str, str]) -> None:
     """Refuse what waits for a feature."""
     for argument, row in NOT_YET.items():
+        if argument in ("accelerator", "distributed_backend") and values["tpu_cores"] is not None:
+            continue  # check_hardware has decided
         if not row.built(values[argument]):
             raise NotBuilt(
                 f"{_said(argument, values, origin)}: {row.why}; allowed is "
@@ -168,6 +165,8 @@ def check_hardware(values: Values, origin: Mapping[str, str]) -> None:
         raise MisconfiguredValue(
             "auto_select_gpus=True with gpus=0 selects none: pass gpus=k, or leave both out"
         )
+    if tpus is not None:
+        _check_tpu(values, origin)
     _check_kind(values, origin)
     if gpus:
         _check_gpus_exist(values, origin)
@@ -177,6 +176,29 @@ def check_hardware(values: Values, origin: Mapping[str, str]) -> None:
             f"num_nodes={values['num_nodes']} with {backend}: it works "
             "within one node; pass accelerator='ddp'"
         )
+
+
+def _check_tpu(values: Values, origin: Mapping[str, str]) -> None:
+    """Hold ``tpu_cores`` against the precision, the backend and this machine."""
+    said, backend = _said("tpu_cores", values, origin), values["distributed_backend"]
+    if isinstance(values["accelerator"], str) and values["accelerator"].lower() in ("cpu", "cuda"):
+        raise MisconfiguredValue(
+            f"accelerator={values['accelerator']!r} and {said} ask for two kinds of device: pass "
+            "one, or accelerator='tpu'"
+        )
+    if values["precision"] == "16-mixed":
+        raise MisconfiguredValue(
+            f"precision='16-mixed' with {said}: TPUs compute in bfloat16, not in float16; pass "
+            "precision=16, which means bfloat16 there, or 'bf16-mixed'"
+        )
+    if values["precision"] == 16 and values["amp_backend"] == "apex":
+        raise MisconfiguredValue(
+            f"amp_backend='apex' with {said}: its levels are about float16 on GPUs; leave it out, "
+            "precision=16 means bfloat16 on a TPU"
+        )
+    check_tpu_cores(
+        values["tpu_cores"], backend.lower() if isinstance(backend, str) else None, said
+    )
 
 
 def _check_kind(values: Values, origin: Mapping[str, str]) -> None:

@@ -63,7 +63,7 @@ class HardwareProperties:
     @property
     def require_distributed_sampler(self) -> bool:
         """Whether each process needs a sampler that gives it its own share."""
-        return self.use_ddp or self.use_ddp2 or self.use_horovod or self.on_tpu
+        return self.use_ddp or self.use_ddp2 or self.use_horovod
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, int]:
@@ -135,22 +135,23 @@ class HardwareProperties:
     @property
     def use_tpu(self) -> bool:
         """Whether TPU cores were asked for and are used."""
-        return False
+        return self.root_device.type in ("xla", "tpu")
 
     @property
     def tpu_id(self) -> int | None:
         """The one TPU core that was asked for as ``tpu_cores=[i]``; None otherwise."""
-        return None
+        cores = self._settings.tpu_cores
+        return cores[0] if isinstance(cores, list) else None
 
     @property
     def tpu_local_core_rank(self) -> int:
         """The number of this process's core on its machine; 0 without a TPU."""
-        return 0
+        return self.local_rank if self.use_tpu else 0
 
     @property
     def tpu_global_core_rank(self) -> int:
         """The number of this process's core among all; 0 without a TPU."""
-        return 0
+        return self.global_rank if self.use_tpu else 0
 
     # ------------------------------------------------------------------ precision
 

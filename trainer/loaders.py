@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
@@ -21,6 +22,9 @@ LOADERS = {"validate": "val_dataloader", "test": "test_dataloader", "predict": "
 class Loaders:
     """The loaders of one Trainer, asked for when a loop first needs them.
 
+    Args:
+        share: gives what this process reads of a loader, ``share(loader, train=True)``.
+
     Attributes:
         train: the training loader; None before it was asked for.
         evaluation: ``{stage: loaders}``.
@@ -28,7 +32,8 @@ class Loaders:
         num_batches: ``{stage: batches of each loader}``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, share: Callable[..., Any] = lambda loader, *, train: loader) -> None:
+        self.share = share
         self.given: dict[str, Any] = {}
         self.model: Any = None
         self.datamodule: Any = None
@@ -86,7 +91,7 @@ class Loaders:
         if settings.overfit_batches:
             loader = unshuffled(loader)
         _seed_workers(loader)
-        self.train = loader
+        self.train = loader = self.share(loader, train=True)
         self.num_training_batches = limited(
             batches_of(loader), settings.limit_train_batches, "limit_train_batches", floor=0
         )
@@ -119,6 +124,7 @@ class Loaders:
                     )
         for loader in found:
             _seed_workers(loader)
+        found = [self.share(loader, train=False) for loader in found]
         limit = getattr(settings, limit_name)
         self.evaluation[stage] = found
         self.num_batches[stage] = [

@@ -70,7 +70,6 @@ class Run:
         self.evaluators = {
             stage: evaluator(self._evaluation_step(stage), stage) for stage in STAGES
         }
-        self.loaders = Loaders()
         self.handlers = HandlerSet(self.engines_of)
         self.recorder = MetricRecorder(
             log_every_n_steps=settings.log_every_n_steps,
@@ -83,6 +82,7 @@ class Run:
         self.steps: dict[str, Any] = {}
         self.parts = OptimizerSet()
         self.strategy: Strategy = strategy_for(settings)
+        self.loaders = Loaders(self.strategy.share)
         self.precision = plugin_of(settings.plugins, Precision) or precision_for(
             settings.precision,
             self.strategy.root_device.type,
@@ -316,6 +316,7 @@ class Run:
         before = self._data_hook("on_before_batch_transfer")
         after = self._data_hook("on_after_batch_transfer")
         moves = device.type != "cpu"
+        cut = type(self.strategy).spread is not Strategy.spread
         if not (before or after or moves):
             return None
         own = self._data_hook("transfer_batch_to_device")
@@ -329,7 +330,8 @@ class Run:
                     batch = own(*(batch, device, 0)[:taken])
                 else:
                     batch = move_to_device(batch, device)
-            return after(batch, 0) if after else batch
+            batch = after(batch, 0) if after else batch
+            return self.strategy.spread(batch) if cut else batch
 
         return bring
 

@@ -7,6 +7,7 @@ import warnings
 
 import torch
 
+from leyden.backends.xla import runtime as xla
 from leyden.exceptions import MisconfigurationException
 
 __all__ = ["seed_everything", "seed_worker"]
@@ -51,7 +52,8 @@ def seed_everything(seed: int | str | None = None, workers: bool = False) -> int
     os.environ[WORKERS_VARIABLE] = str(int(bool(workers)))
     random.seed(chosen)
     _seed_numpy(chosen)
-    torch.manual_seed(chosen)  # All devices too.
+    torch.manual_seed(chosen)  # All devices that torch has itself.
+    xla.seed(chosen)
     return chosen
 
 

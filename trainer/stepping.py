@@ -93,7 +93,7 @@ def training_step(
             optimizer,
             index,
             closure,
-            on_tpu=False,
+            on_tpu=strategy is not None and strategy.root_device.type in ("xla", "tpu"),
             using_native_amp=isinstance(precision, MixedPrecision),
             using_lbfgs=type(optimizer.optimizer).__name__ == "LBFGS",
         )

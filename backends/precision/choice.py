@@ -29,6 +29,9 @@ _TRUE = {
     "bf16-true": torch.bfloat16,
 }
 
+#: Devices whose 16-bit format is bfloat16; the last two are TPUs.
+_BFLOAT = ("cpu", "xla", "tpu")
+
 
 def precision_for(
     precision: int | str,
@@ -40,7 +43,7 @@ def precision_for(
     """Make the precision that was asked for.
 
     ``16`` is the 16-bit format that the device is good at: float16 with a scaled loss on a GPU,
-    bfloat16 on a CPU. ``"16-mixed"`` is float16 wherever it runs.
+    bfloat16 on a CPU or a TPU. ``"16-mixed"`` is float16 wherever it runs.
 
     Args:
         precision: one of ``BITS`` or ``WORDS``.
@@ -64,7 +67,7 @@ def precision_for(
     if precision in (16, "16-mixed"):
         if amp_backend == "apex":
             return opt_level(amp_level, device)
-        half = torch.bfloat16 if precision == 16 and device == "cpu" else torch.float16
+        half = torch.bfloat16 if precision == 16 and device in _BFLOAT else torch.float16
         return MixedPrecision(half, device)
     if precision in BITS:
         return QuantizedTraining(int(precision))

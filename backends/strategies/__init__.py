@@ -4,5 +4,18 @@ from leyden.backends.strategies.base import Strategy
 from leyden.backends.strategies.choice import strategy_for
 from leyden.backends.strategies.ddp import DDPStrategy
 from leyden.backends.strategies.processes import ProcessStrategy
+from leyden.backends.strategies.xla import (
+    XLAFullyShardedStrategy,
+    XLASpmdStrategy,
+    XLAStrategy,
+)
 
-__all__ = ["DDPStrategy", "ProcessStrategy", "Strategy", "strategy_for"]
+__all__ = [
+    "DDPStrategy",
+    "ProcessStrategy",
+    "Strategy",
+    "XLAFullyShardedStrategy",
+    "XLASpmdStrategy",
+    "XLAStrategy",
+    "strategy_for",
+]

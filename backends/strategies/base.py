@@ -34,6 +34,7 @@ class Strategy:
         name: as ``Trainer(accelerator=...)`` takes it.
         active: False where training steps need nothing of it.
         shares_data: whether each process gets its own share of the samples.
+        lazy: whether the device only records what is computed, until :meth:`mark`.
         launcher: what starts the processes, where they have to be started; None: this process does
             the work itself.
     """
@@ -41,6 +42,7 @@ class Strategy:
     name: ClassVar[str] = "single_device"
     active: ClassVar[bool] = False
     shares_data: ClassVar[bool] = False
+    lazy: ClassVar[bool] = False
 
     def __init__(
         self, device: torch.device | str = "cpu", environment: Environment | None = None
@@ -118,6 +120,9 @@ class Strategy:
     def before_backward(self, loss: Tensor) -> None:
         """Called before each backward pass of a manual step."""
 
+    def mark(self) -> None:
+        """Run what was recorded: after each optimizer step, and after each evaluation batch."""
+
     def release(self) -> None:
         """Take back what only a run needs."""
 
@@ -132,6 +137,10 @@ class Strategy:
                 once.
         """
         return loader
+
+    def spread(self, batch: Any) -> Any:
+        """Cut a batch on the device up among several, where one process drives them as one."""
+        return batch
 
     # ------------------------------------------------------------------ talk
 

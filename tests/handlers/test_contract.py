@@ -88,6 +88,7 @@ CASES: dict[str, Make] = {
     "RichProgressBar": rich_bar,
     "RunningLoss": lambda root: leyden.handlers.RunningLoss(window=3),
     "StochasticWeightAveraging": lambda root: leyden.handlers.StochasticWeightAveraging(0.05, 0.5),
+    "StepMark": lambda root: leyden.handlers.StepMark(lambda: None),
     "Stopping": lambda root: leyden.handlers.Stopping(max_steps=99),
     "SummaryPrinter": lambda root: leyden.handlers.SummaryPrinter(write=lambda text: None),
     "ThroughputMonitor": lambda root: leyden.handlers.ThroughputMonitor(),

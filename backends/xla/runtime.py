@@ -1,0 +1,167 @@
+"""torch_xla: whether it works here, its devices, the marks between its steps, its random stream.
+
+torch_xla records what a program computes and runs it at a mark (:func:`sync`), or when somebody
+reads a value. It is imported in the functions, for it takes seconds and few have it.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+from typing import Any
+
+import torch
+
+from leyden.engine import rng
+from leyden.engine.errors import MisconfiguredValue, NotBuilt
+
+__all__ = [
+    "CURE",
+    "begin",
+    "device_count",
+    "has_plain_tpu",
+    "in_use",
+    "problem",
+    "require",
+    "seed",
+    "sync",
+    "use_spmd",
+]
+
+CURE = "pip install 'leyden[tpu]', which pins torch and torch_xla to versions that fit together"
+
+# Seeds are 32 bits wide everywhere else in this package.
+_MASK = 2**32 - 1
+
+
+class _Stream:
+    """XLA's random numbers: the devices in use, and the seed that those to come begin with."""
+
+    def __init__(self) -> None:
+        self.devices: list[str] = []
+        self.seed: int | None = None
+
+
+_stream = _Stream()
+
+
+def has_plain_tpu() -> bool:
+    """Whether torch itself knows this machine's TPU, as an ordinary device (TorchTPU does that)."""
+    accelerators: Any = getattr(torch, "accelerator", None)  # since torch 2.6
+    if accelerators is None or not accelerators.is_available():
+        return False
+    return bool(accelerators.current_accelerator().type == "tpu")
+
+
+def problem() -> str | None:
+    """Say why torch_xla cannot be used here; None where it can."""
+    if importlib.util.find_spec("torch_xla") is None:
+        return "torch_xla is not installed"
+    try:
+        importlib.import_module("torch_xla.core.xla_model")
+    except (ImportError, AttributeError) as error:
+        # Built for one torch: with another, symbols are missing.
+        found = importlib.metadata.version("torch_xla")
+        return (
+            f"torch_xla {found} does not work with torch {torch.__version__} "
+            f"({type(error).__name__}: {str(error).splitlines()[0]})"
+        )
+    return None
+
+
+def require(said: str) -> None:
+    """Refuse where torch_xla cannot be used.
+
+    Args:
+        said: the argument that asks for it, with its value.
+
+    Raises:
+        NotBuilt: naming what is wrong and what to do.
+    """
+    why = problem()
+    if why is not None:
+        raise NotBuilt(f"{said} trains through torch_xla, and {why}: {CURE}")
+
+
+def device_count() -> int:
+    """How many XLA devices this machine has; the first question starts XLA's runtime."""
+    import torch_xla.runtime as xr
+
+    return int(xr.global_runtime_device_count())
+
+
+def use_spmd() -> None:
+    """Let this process drive all devices as one, from now on until it ends: XLA knows no way back.
+
+    Raises:
+        MisconfiguredValue: the process has computed on a single device before.
+    """
+    import torch_xla
+    import torch_xla.runtime as xr
+
+    if xr.is_spmd():
+        return
+    if torch_xla._XLAC._xla_get_spmd_config_is_locked():
+        raise MisconfiguredValue(
+            "tpu_cores=8 drives all cores from one process, and this process has used a single "
+            "one already, between which XLA cannot change: train on all cores in a process of "
+            "its own, or first"
+        )
+    xr.use_spmd()
+
+
+def begin(index: int | None = None) -> torch.device:
+    """Take a device for what follows, with a random stream that the global seed decides.
+
+    Args:
+        index: of the device, from 0; None: the default one, which after :func:`use_spmd` stands for
+            all of them.
+    """
+    import torch_xla
+
+    device: torch.device = torch_xla.device() if index is None else torch_xla.device(index)
+    name = str(device)
+    if name in _stream.devices:
+        _stream.devices.remove(name)
+    else:
+        # torch.manual_seed() does not reach XLA, which begins every process with the same number.
+        _set(name, torch.initial_seed() if _stream.seed is None else _stream.seed)
+    _stream.devices.append(name)  # the last one is the one in use
+    rng.add_stream("xla", _read, _write)
+    return device
+
+
+def in_use() -> bool:
+    """Whether this process computes on an XLA device."""
+    return bool(_stream.devices)
+
+
+def sync() -> None:
+    """Run what was recorded since the last mark; waits for the host's part of it only."""
+    import torch_xla
+
+    torch_xla.sync()
+
+
+def seed(value: int) -> None:
+    """Seed the stream of every device in use, and of those that will be."""
+    _stream.seed = value
+    for name in _stream.devices:
+        _set(name, value)
+
+
+def _set(name: str, value: int) -> None:
+    import torch_xla.core.xla_model as xm
+
+    xm.set_rng_state(value & _MASK, name)
+
+
+def _read() -> int:
+    import torch_xla.core.xla_model as xm
+
+    return int(xm.get_rng_state(_stream.devices[-1]))
+
+
+def _write(state: int) -> None:
+    import torch_xla.core.xla_model as xm
+
+    xm.set_rng_state(state, _stream.devices[-1])
