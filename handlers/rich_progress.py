@@ -172,15 +172,21 @@ def _block(console: Any) -> Any:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
+    def whole() -> Column:
+        return Column(no_wrap=True)
+
+    # Where the metrics need more than a line they get several: the bar and the counts stay whole.
     # Without rich's own thread, which would draw, and so read tensors, beside the training.
     return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[metrics]}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=whole()),
+        BarColumn(20, table_column=whole()),
+        MofNCompleteColumn(table_column=whole()),
+        TimeElapsedColumn(table_column=whole()),
+        TimeRemainingColumn(table_column=whole()),
+        TextColumn("{task.fields[metrics]}", markup=False, table_column=Column(ratio=1)),
         console=console,
         auto_refresh=False,
+        expand=True,
     )

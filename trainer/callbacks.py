@@ -7,6 +7,7 @@ from leyden.handlers.early_stopping import EarlyStopping
 from leyden.handlers.lr_monitor import LearningRateMonitor
 from leyden.handlers.model_checkpoint import ModelCheckpoint
 from leyden.handlers.progress import ProgressBar, ProgressBarBase
+from leyden.handlers.rich_progress import RichProgressBar
 from leyden.handlers.throughput import ThroughputMonitor
 from leyden.handlers.timer import Timer
 from leyden.handlers.weight_averaging import (
@@ -28,6 +29,7 @@ __all__ = [
     "ModelCheckpoint",
     "ProgressBar",
     "ProgressBarBase",
+    "RichProgressBar",
     "StochasticWeightAveraging",
     "ThroughputMonitor",
     "Timer",

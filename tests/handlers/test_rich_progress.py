@@ -1,6 +1,7 @@
 """The progress bar on rich: the block, its bars, plain lines without a terminal."""
 
 import io
+import re
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -62,6 +63,21 @@ def test_a_fit_in_a_terminal() -> None:
     last = [line for line in text.splitlines() if line.strip("\x1b[?25h\r ")][-1]
     assert "Epoch 1" in last and "6/6" in last and "loss=0.5, acc=0.123" in last
     assert bar._block is None and bar._open == []
+
+
+def test_many_metrics_leave_the_bar_whole() -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=80, color_system=None)
+    bar, trainer = RichProgressBar(console=console, redraw_seconds=1e-9), fake_trainer()
+    trainer.progress_bar_dict = {f"metric_{i}": i / 7 for i in range(8)}
+    fit(bar, trainer)
+    plain = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", output.getvalue())
+    lines = [line.split("\r")[-1] for line in plain.split("\n")]
+    last = max(i for i, line in enumerate(lines) if "Epoch 1" in line)
+    assert "━" * 20 in lines[last] and "6/6" in lines[last]
+    shown = " ".join(lines[last:])
+    assert all(f"metric_{i}={i / 7:.3g}" in shown for i in range(8))
+    assert all(len(line) <= 80 for line in lines[last:])
 
 
 def test_a_broken_run_ends_the_block() -> None:
