@@ -387,16 +387,16 @@ class TrainerProperties(HardwareProperties):
 
     # ------------------------------------------------------------------ checkpoints
 
-    def resume_state(self) -> dict[str, Any]:
-        """What a checkpoint holds of the run itself, as plain data."""
-        return self._run.resume_state()
-
-    def load_resume_state(self, state: Any, epoch: int, global_step: int) -> None:
     @property
     def run_id(self) -> str:
         """The run's name, by which its checkpoints are known; the same when it goes on."""
         return self._run.run_id
 
+    def resume_state(self) -> dict[str, Any]:
+        """What a checkpoint holds of the run itself, as plain data."""
+        return self._run.resume_state()
+
+    def load_resume_state(self, state: Any, epoch: int, global_step: int) -> None:
         """Go on where a checkpoint was saved."""
         self._run.load_resume_state(state, epoch, global_step)
 
