@@ -7,6 +7,7 @@ from leyden.engine import TrainerEvents
 from leyden.engine.errors import MisconfigurationException
 from leyden.loaders import LOADERS
 from leyden.module import LightningModule
+from leyden.placing import place
 from leyden.run import Run
 from leyden.states import TrainerState
 from leyden.stepping import verify
@@ -37,7 +38,7 @@ def evaluate_alone(
             _load_weights(run, model, ckpt_path)
         run.prepare_data()
         run.setup(stage)
-        run.strategy.place(model)
+        place(run)
         run.prepare_precision()
         run.bind()
         run.engine.fire_event(TrainerEvents.FIT_STARTED)

@@ -4,36 +4,24 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 
+from leyden.ending import BETWEEN_BATCHES, INTERRUPTED, end_of_training, failed
 from leyden.engine import Events, Phase, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
-from leyden.handlers.checkpoint_names import default_directory, join
-from leyden.handlers.hooks import accepted
-from leyden.handlers.model_checkpoint import ModelCheckpoint
-from leyden.handlers.schedulers import LRSchedulers
 from leyden.journal import give_journal
 from leyden.module import LightningModule
 from leyden.optimizers import configured
 from leyden.overrides import overrides
+from leyden.placing import place
+from leyden.replacing_optimizers import schedule
 from leyden.run import Run
 from leyden.states import TrainerState
 from leyden.stepping import training_step, verify
 
 __all__ = ["INTERRUPTED", "fit"]
-
-#: the checkpoint that a signal leaves beside the others.
-INTERRUPTED = "interrupted.ckpt"
-# Where nothing of a batch was begun: exact as it is.
-_BETWEEN_BATCHES = (
-    Events.ITERATION_COMPLETED,
-    Events.GET_BATCH_STARTED,
-    Events.EPOCH_COMPLETED,
-)
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +96,7 @@ def _warn_of_short_epoch(run: Run) -> None:
 
 def _prepare_training(run: Run) -> None:
     model, settings = run.model, run.settings
-    run.strategy.place(model)
+    place(run)
     fresh = not run.parts.optimizers
     if fresh:
         run.recorder.hook = "configure_optimizers"
@@ -139,35 +127,7 @@ def _prepare_training(run: Run) -> None:
     step.prepare(run.engine)
     run.step = step
     run.engine._process_function = step
-    if run.schedulers is not None:
-        run.handlers.remove(run.schedulers)
-        run.schedulers = None
-    if run.parts.schedulers:
-        run.schedulers = LRSchedulers(
-            run.parts.schedulers,
-            lambda: run.recorder.callback_metrics,
-            evaluator=run.evaluators["validate"],
-            warn=lambda message: warnings.warn(message, RuntimeWarning, stacklevel=2),
-            validates=lambda: run.validates,
-            step_by=_own_scheduler_step(run),
-        )
-        run.handlers.add(run.schedulers, origin="configure_optimizers")
-
-
-def _own_scheduler_step(run: Run) -> Callable[[Any, Any], Any] | None:
-    """The module's ``lr_scheduler_step``, if it has one of its own."""
-    if not overrides(run.model, "lr_scheduler_step", LightningModule):
-        return None
-    own = run.model.lr_scheduler_step
-    if accepted(own, 0) == 2:  # Lightning 2.x dropped the number of the optimizer
-        return lambda scheduler, metric: own(scheduler, metric)
-
-    def step(scheduler: Any, metric: Any) -> None:
-        optimizer = getattr(scheduler, "optimizer", None)
-        at = (i for i, known in enumerate(run.parts.optimizers) if known is optimizer)
-        own(scheduler, next(at, 0), metric)
-
-    return step
+    schedule(run)
 
 
 def _train(run: Run) -> BaseException | None:
@@ -190,10 +150,10 @@ def _train(run: Run) -> BaseException | None:
         _stopped_by_signal(run)
     except BaseException as raised:  # every way out passes the end hooks, then goes on as it was
         error = raised
-        _failed(run, raised)
+        failed(run, raised)
     if error is None:
         run.state.settle()
-    _end_of_training(run, error)
+    end_of_training(run, error)
     if run.interrupted_path:
         # Of what was saved by the ending, this one holds the run as it was: it counts as newest.
         with contextlib.suppress(OSError):
@@ -204,7 +164,8 @@ def _train(run: Run) -> BaseException | None:
 
 def _loop(run: Run) -> None:
     state, engine, settings = run.state, run.engine, run.settings
-    epochs = state.epoch - (1 if engine.inside_epoch else 0)
+    # One that got no batch was none.
+    epochs = state.epoch - (engine.inside_epoch or 0 < state.epoch and run.epoch_empty())
     limit = settings.max_epochs
     batch = 0
     if run.resumed is not None:
@@ -233,7 +194,7 @@ def _loop(run: Run) -> None:
     )
     _stopped_by_signal(run)  # one that came before
     engine.run(run.feed, max_epochs=limit)
-    if engine.phase is Phase.INTERRUPTED and engine._paused_at not in _BETWEEN_BATCHES:
+    if engine.phase is Phase.INTERRUPTED and engine._paused_at not in BETWEEN_BATCHES:
         # The batch is fetched: finish its step, for an exact continuation.
         handle = engine.listen(
             Events.ITERATION_COMPLETED, lambda engine: engine.interrupt(), order=10_000
@@ -245,55 +206,3 @@ def _loop(run: Run) -> None:
 def _stopped_by_signal(run: Run) -> None:
     if run.interruption.requested:
         raise KeyboardInterrupt
-
-
-def _save_interrupted(run: Run) -> None:
-    """After a signal: one checkpoint of this very moment, where checkpoints are wanted."""
-    savers = [saver for saver in run.trainer.checkpoint_callbacks if saver.save_top_k != 0]
-    quiet = run.interruption.forced or run.settings.fast_dev_run or not run.state.iteration
-    if savers and not quiet:
-        folder = savers[0].dirpath or default_directory(run.trainer)
-        run.interrupted_path = join(os.fspath(folder), INTERRUPTED)
-        run.trainer.save_checkpoint(run.interrupted_path)
-
-
-def _failed(run: Run, error: BaseException) -> None:
-    run.error = error
-    if isinstance(error, KeyboardInterrupt):
-        if not run.interrupted:
-            run.interrupted = True
-            run.status = TrainerState.INTERRUPTED
-            log.warning("interrupted: training ends here, what is done is kept")
-            if run.interruption.requested:
-                run.interruption.out_of_danger()
-                _noted(error, partial(_save_interrupted, run))
-            run.call("on_keyboard_interrupt", module=False)
-    # One by one: a hook that fails itself keeps no other from running.
-    for callback in run.callbacks():
-        if run.interrupted_path and isinstance(callback, ModelCheckpoint):
-            callback._failed = True  # what it would save now is saved, as it was
-        elif callback.defines("on_exception"):
-            _noted(error, partial(callback.on_exception, run.trainer, run.model, error))
-    if overrides(run.model, "on_exception", LightningModule):
-        _noted(error, partial(run.model.on_exception, error))
-
-
-def _end_of_training(run: Run, error: BaseException | None) -> None:
-    ended = run.engine.channel(TrainerEvents.TRAINING_ENDED)
-    if error is None:
-        if ended.live:
-            ended.fire()
-    else:
-        _noted(error, lambda: ended.fire() if ended.live else None)
-
-
-def _noted(error: BaseException, action: Callable[[], Any]) -> None:
-    """Do something on the way out; what it raises is told, the first error goes on."""
-    try:
-        action()
-    except Exception as second:
-        warnings.warn(
-            f"while ending after {type(error).__name__}: {type(second).__name__}: {second}",
-            RuntimeWarning,
-            stacklevel=2,
-        )

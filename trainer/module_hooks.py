@@ -125,6 +125,12 @@ class ModuleHooks(DataHooks):
         such dicts; None.
         """
 
+    def configure_sharded_model(self) -> None:
+        """Make or shard layers, on every process, before optimizers are made; may run again."""
+
+    def configure_model(self) -> None:
+        """Do what :meth:`configure_sharded_model` does, under today's name."""
+
     def configure_callbacks(self) -> Sequence[Any]:
         """Return callbacks that this module brings along; they replace those of the same class."""
         return []

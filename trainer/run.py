@@ -15,7 +15,7 @@ from leyden.backends.plugins import plugin_of
 from leyden.backends.precision import Precision, QuantizedTraining, precision_for
 from leyden.backends.precision.quantized import plain_again
 from leyden.backends.strategies import Strategy, strategy_for
-from leyden.datamodule import LightningDataModule
+from leyden.bringing import Bringing
 from leyden.engine import Engine, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
 from leyden.engine.feed import Feed
@@ -28,7 +28,6 @@ from leyden.handlers.callback_base import CallbackBase
 from leyden.handlers.cost import CostMeter
 from leyden.handlers.evaluation import EvalFeed, Surroundings, evaluate, evaluator
 from leyden.handlers.gpu_memory import GPUMemoryRows
-from leyden.handlers.hooks import accepted
 from leyden.handlers.interruption import Interruption
 from leyden.handlers.loggers.guard import guarded
 from leyden.handlers.metrics import MetricRecorder
@@ -36,6 +35,7 @@ from leyden.handlers.profiling import acted
 from leyden.handlers.schedulers import LRSchedulers
 from leyden.handlers.stopping import Stopping
 from leyden.loaders import INFINITE, Loaders, batches_of
+from leyden.memory_errors import memory_explained
 from leyden.module import LightningModule
 from leyden.module_handler import ModuleHandler
 from leyden.optimizers import OptimizerSet
@@ -44,7 +44,6 @@ from leyden.restoring import load_resume_state, restore
 from leyden.resuming import resume_state
 from leyden.states import TrainerState
 from leyden.stepping import evaluation_step
-from leyden.transfer import move_to_device
 
 __all__ = ["Run", "TrainerState"]
 
@@ -90,6 +89,7 @@ class Run:
             amp_level=settings.amp_level,
         )
         self.surroundings = Surroundings(None)
+        self.bringing = Bringing(self)
         self.model: Any = None
         self.datamodule: Any = None
         self.status = TrainerState.INITIALIZING
@@ -230,7 +230,7 @@ class Run:
         self.cost.start()
         try:
             self.strategy.connect()
-            with self.interruption.listening(ending=stage == "fit"):
+            with self.interruption.listening(ending=stage == "fit"), memory_explained(self):
                 yield
         finally:
             self.cost.stop()
@@ -312,38 +312,7 @@ class Run:
 
     def transfer(self) -> Callable[[Any], Any] | None:
         """What brings a batch to the device; None where nothing has to be done."""
-        device = self.model.device
-        before = self._data_hook("on_before_batch_transfer")
-        after = self._data_hook("on_after_batch_transfer")
-        moves = device.type != "cpu"
-        cut = type(self.strategy).spread is not Strategy.spread
-        if not (before or after or moves):
-            return None
-        own = self._data_hook("transfer_batch_to_device")
-        taken = accepted(own, 0) if own else None  # 1.1's have no dataloader_idx
-
-        def bring(batch: Any) -> Any:
-            if before:
-                batch = before(batch, 0)
-            if moves:
-                if own:
-                    batch = own(*(batch, device, 0)[:taken])
-                else:
-                    batch = move_to_device(batch, device)
-            batch = after(batch, 0) if after else batch
-            return self.strategy.spread(batch) if cut else batch
-
-        return bring
-
-    def _data_hook(self, name: str) -> Callable[..., Any] | None:
-        """A hook on batches: the data module's, else the module's; None if nobody overrides it."""
-        if self.datamodule is not None and overrides(self.datamodule, name, LightningDataModule):
-            found: Callable[..., Any] = getattr(self.datamodule, name)
-            return found
-        if overrides(self.model, name, LightningModule):
-            found = getattr(self.model, name)
-            return found
-        return None
+        return self.bringing.whole()
 
     # ------------------------------------------------------------------ the training loader
 
@@ -355,7 +324,7 @@ class Run:
         self.state.num_batches = count
         unknown = count == INFINITE
         limit = None if unknown or count >= batches_of(loaders.train) else int(count)
-        feed = self.feed = Feed(loaders.train, limit=limit, transfer=self.transfer())
+        feed = self.feed = Feed(loaders.train, limit=limit, **self.bringing.of_feed(loaders.train))
         if "Validation" in self.handlers:
             self.handlers["Validation"].every_n_batches = loaders.val_check_batch(
                 settings.val_check_interval
@@ -396,12 +365,16 @@ class Run:
     def epoch_done(self) -> bool:
         """Whether all of the epoch ran, its end hooks included or just running."""
         state = self.state
-        if self.engine.inside_epoch:
+        if self.engine.inside_epoch or self.epoch_empty():
             return False
         return (
             state.num_batches == INFINITE
             or state.iteration - state.epoch_start >= state.num_batches
         )
+
+    def epoch_empty(self) -> bool:
+        """Whether no batch of the epoch was begun."""
+        return self.state.iteration == self.state.epoch_start
 
     def load_resume_state(self, kept: Any, epoch: int, global_step: int) -> None:
         """Go on where a checkpoint was saved."""
@@ -489,7 +462,7 @@ class Run:
         self.recorder.eval_started(name, len(loaders))
         feed = EvalFeed(state, loaders, counts, self.transfer())
         try:
-            with self.surroundings.entered():
+            with self.surroundings.entered(), memory_explained(self, stage):
                 results = evaluate(engine, feed)
         finally:
             self.recorder.eval_finished()

@@ -173,6 +173,7 @@ def evaluation_step(
     scope: Any,
     started: Callable[..., Any] | None,
     precision: Precision | None = None,
+    strategy: Strategy | None = None,
 ) -> EvaluationStep:
     """The step of one evaluation batch."""
     name = f"{WORDS[stage]}_step"
@@ -180,11 +181,16 @@ def evaluation_step(
     end = f"{name}_end"
     ends = stage != "predict" and overrides(model, end, LightningModule)
     used = precision if precision is not None and precision.active else None
+    taken = accepted(step, 0)
+    if used:
+        step = used.around(step, "evaluate")
+    if strategy is not None and strategy.active:
+        step = strategy.around(step, "evaluate", lambda: False)
     return EvaluationStep(
-        used.around(step, "evaluate") if used else step,
+        step,
         name=name,
         step_end=getattr(model, end) if ends else None,
-        takes=accepted(step, 0),
+        takes=taken,
         started=started,
         scope=scope,
     )

@@ -80,7 +80,7 @@ class DDPStrategy(ProcessStrategy):
         self, step: Callable[..., Any], kind: Kind, closes: Callable[[], bool]
     ) -> Callable[..., Any]:
         ddp = self.ddp
-        if ddp is None:
+        if ddp is None or kind == "evaluate":
             return step
 
         if kind == "manual":
@@ -93,6 +93,7 @@ class DDPStrategy(ProcessStrategy):
                     return ddp(step, *args, **kwargs)
                 finally:
                     ddp.require_backward_grad_sync = True
+                    ddp.require_forward_param_sync = True  # buffers, in the next forward
 
             return by_hand
 
@@ -106,8 +107,7 @@ class DDPStrategy(ProcessStrategy):
         ddp = self.ddp
         if ddp is None or not self._manual:
             return
-        ddp.require_backward_grad_sync = True
-        ddp.require_forward_param_sync = True
+        # Not require_backward_grad_sync: the end of the forward around it would prepare once more.
         ddp.reducer.prepare_for_backward([loss] if ddp.find_unused_parameters else [])
 
     def release(self) -> None:

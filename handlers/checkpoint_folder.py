@@ -1,0 +1,143 @@
+"""A checkpoint as a directory: tensors that many processes wrote, the rest in one plain file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from leyden.backends import sharded_files
+from leyden.handlers import checkpoint_archive
+from leyden.handlers.checkpoint_archive import DamagedCheckpoint
+
+__all__ = ["PLAIN", "is_folder", "join", "load", "save", "split", "verify"]
+
+#: The file beside the tensors: everything else of the checkpoint.
+PLAIN = "leyden.ckpt"
+_FILES = "leyden_files"
+_MODEL, _OPTIMIZERS, _GRADIENTS = "state_dict", "optimizer_states", "gradients"
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a checkpoint is a directory."""
+    return sharded_files.is_sharded(path)
+
+
+def split(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Part a checkpoint into plain data and named tensors of model, optimizers and gradients."""
+    plain, tensors = dict(checkpoint), {}
+    plain[_MODEL] = _part(checkpoint[_MODEL], _MODEL, tensors)
+    if _OPTIMIZERS in checkpoint:
+        plain[_OPTIMIZERS] = [
+            {
+                **state,
+                "state": {
+                    number: _part(values, f"{_OPTIMIZERS}/{index}/{number}", tensors)
+                    for number, values in state["state"].items()
+                },
+            }
+            for index, state in enumerate(checkpoint[_OPTIMIZERS])
+        ]
+    resume = checkpoint.get("leyden")
+    if isinstance(resume, Mapping) and _GRADIENTS in resume:
+        kept = _part(resume[_GRADIENTS], _GRADIENTS, tensors)
+        plain["leyden"] = {**resume, _GRADIENTS: kept}
+    return plain, tensors
+
+
+def _part(values: Mapping[Any, Any], path: str, tensors: dict[str, Tensor]) -> dict[Any, Any]:
+    rest = {}
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            tensors[f"{path}/{name}"] = value
+        else:
+            rest[name] = value
+    return rest
+
+
+def join(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Put together what :func:`split` parted."""
+    whole = dict(plain)
+    whole[_MODEL] = dict(plain[_MODEL])
+    states = [{**state, "state": dict(state["state"])} for state in plain.get(_OPTIMIZERS, ())]
+    gradients: dict[str, Any] = {}
+    for path, value in tensors.items():
+        place, name = path.split("/", 1)
+        if place == _MODEL:
+            whole[_MODEL][name] = value
+        elif place == _GRADIENTS:
+            gradients[name] = value
+        else:
+            index, number, name = name.split("/", 2)
+            values = states[int(index)]["state"]
+            values[int(number)] = {**values.get(int(number), {}), name: value}
+    if _OPTIMIZERS in plain:
+        whole[_OPTIMIZERS] = states
+    if gradients:
+        kept = whole["leyden"]
+        whole["leyden"] = {**kept, _GRADIENTS: {**kept[_GRADIENTS], **gradients}}
+    return whole
+
+
+def save(checkpoint: Mapping[str, Any], path: str | os.PathLike[str], strategy: Any) -> None:
+    """Write a checkpoint as a directory; every process calls it.
+
+    The directory appears under its name when all of it is on the disk, with the checksums of its
+    files.
+
+    Args:
+        checkpoint: as ``checkpoint_state.dump`` gave it, tensors spread as they are in the run.
+        path: the directory.
+        strategy: of the run: who writes, and who waits for whom.
+    """
+    plain, tensors = split(checkpoint)
+    part = sharded_files.write(tensors, path)
+    strategy.barrier("checkpoint written")
+    if strategy.global_rank == 0:
+        plain[_FILES] = sharded_files.checksums(part)
+        checkpoint_archive.save(plain, os.path.join(part, PLAIN))
+        sharded_files.put_in_place(part)
+    strategy.barrier("checkpoint in place")
+
+
+def _plain(path: str | os.PathLike[str], **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    name = os.path.join(os.fspath(path), PLAIN)
+    if not os.path.isfile(name):
+        raise DamagedCheckpoint(path, f"it is a directory without {PLAIN}")
+    plain: dict[str, Any] = dict(checkpoint_archive.load(name, **options))
+    return plain, plain.pop(_FILES, {})
+
+
+def verify(path: str | os.PathLike[str]) -> None:
+    """Check every file of a directory against what was written.
+
+    Raises:
+        DamagedCheckpoint: a file is missing, truncated or changed.
+    """
+    name = os.path.join(os.fspath(path), PLAIN)
+    checkpoint_archive.verify(name)
+    why = sharded_files.verify(path, _plain(path)[1])
+    if why:
+        raise DamagedCheckpoint(path, why)
+
+
+def load(
+    path: str | os.PathLike[str], into: Mapping[str, Tensor] | None = None, **options: Any
+) -> dict[str, Any]:
+    """Read a directory as one checkpoint.
+
+    Args:
+        path: the directory.
+        into: tensors to fill, by the names of :func:`split`; the others are read whole.
+        options: of ``checkpoint_archive.load``.
+
+    Raises:
+        DamagedCheckpoint: a file is missing, truncated or changed.
+    """
+    plain, files = _plain(path, **options)
+    why = sharded_files.verify(path, files)
+    if why:
+        raise DamagedCheckpoint(path, why)
+    return join(plain, sharded_files.read(path, into))
