@@ -6,6 +6,7 @@ objects. For a script there is ``python -m leyden run script.py``, for a test su
 says so.
 """
 
+import difflib
 import importlib
 import importlib.util
 import sys
@@ -15,13 +16,16 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from leyden.compat_names import GONE, MODULES
+from leyden.compat_gone import REFUSED, STAND_INS
+from leyden.compat_names import MODULES
 
 __all__ = ["install", "uninstall"]
 
 PACKAGE = "pytorch_lightning"
 #: what the package says its version is.
 VERSION = "1.1.8"
+#: every module that there is, in the order of their names.
+KNOWN = sorted({*MODULES, *STAND_INS})
 
 
 def install(*, force: bool = False) -> None:
@@ -65,22 +69,22 @@ class _Finder(MetaPathFinder):
         if fullname != PACKAGE and not fullname.startswith(f"{PACKAGE}."):
             return None
         below = fullname[len(PACKAGE) + 1 :]
-        if below not in MODULES:
+        if below not in KNOWN:
             raise ModuleNotFoundError(
                 f"{fullname} is not there in leyden: of Lightning 1.1 there are "
                 f"{', '.join(_near(below))}",
                 name=fullname,
             )
         package = any(
-            other.startswith(f"{below}." if below else "") and other != below for other in MODULES
+            other.startswith(f"{below}." if below else "") and other != below for other in KNOWN
         )
         return ModuleSpec(fullname, _Maker(below), origin="leyden.compat", is_package=package)
 
 
 def _near(below: str) -> list[str]:
     top = below.split(".")[0]
-    found = [f"{PACKAGE}.{name}" for name in MODULES if name.split(".")[0] == top and name]
-    return found or sorted({f"{PACKAGE}.{name.split('.')[0]}" for name in MODULES if name})
+    found = [f"{PACKAGE}.{name}" for name in KNOWN if name.split(".")[0] == top and name]
+    return found or sorted({f"{PACKAGE}.{name.split('.')[0]}" for name in KNOWN if name})
 
 
 class _Maker(Loader):
@@ -102,50 +106,112 @@ class _Module(ModuleType):
 
     def __init__(self, name: str, below: str) -> None:
         super().__init__(name, f"What {name} of Lightning 1.1 is in leyden.")
-        self.__dict__["_names"] = MODULES[below]
+        names = MODULES.get(below, {})
+        self.__dict__["_names"] = names
         self.__dict__["_below"] = below
-        self.__dict__["__all__"] = sorted(
-            name for name in MODULES[below] if not name.startswith("_")
-        )
+        self.__dict__["__all__"] = sorted(name for name in names if not name.startswith("_"))
 
     def __getattr__(self, name: str) -> Any:
         names, below = self.__dict__["_names"], self.__dict__["_below"]
         if name in names:
-            module, attribute = names[name].split(":")
-            value = getattr(importlib.import_module(module), attribute)
-            self.__dict__[name] = value
-            return value
+            return self._kept(name, _found(names[name], f"{self.__name__}.{name}"))
         child = f"{below}.{name}" if below else name
-        if child in MODULES:
+        if child in KNOWN:
             return importlib.import_module(f"{PACKAGE}.{child}")
         if name.startswith("__"):
             raise AttributeError(name)
+        instead = STAND_INS.get(below, {}).get(name)
+        if instead is not None:
+            return self._kept(name, _stand_in(name, self.__name__, instead))
+        if name in REFUSED:
+            raise ImportError(f"{self.__name__}.{name} is not there in leyden: {REFUSED[name]}")
         if below.split(".")[0] == "metrics":
             return _metric(below, name)
-        if name in GONE:
-            raise ImportError(f"{self.__name__}.{name} is not there in leyden: {GONE[name]}")
-        raise AttributeError(f"module {self.__name__!r} of leyden.compat has no attribute {name!r}")
+        near = difflib.get_close_matches(name, [*names, *STAND_INS.get(below, ())], n=2)
+        hint = f": did you mean {' or '.join(near)}?" if near else ""
+        raise AttributeError(
+            f"module {self.__name__!r} of leyden.compat has no attribute {name!r}{hint}"
+        )
+
+    def _kept(self, name: str, value: Any) -> Any:
+        # But not where it is found out each time, as whether a package is there.
+        if not name.isupper():
+            self.__dict__[name] = value
+        return value
 
     def __dir__(self) -> list[str]:
         return sorted({*self.__dict__, *self.__dict__["_names"]})
 
 
-def _metric(below: str, name: str) -> Any:
-    """A metric of pytorch_lightning.metrics: torchmetrics took them over."""
+def _found(place: str, name: str) -> Any:
+    module, attribute = place.split(":")
     try:
-        torchmetrics = importlib.import_module("torchmetrics" + below[len("metrics") :])
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        if "torchmetrics" not in str(error):
+            raise
+        raise ImportError(
+            f"{name} became a part of torchmetrics: pip install 'leyden[metrics]'"
+        ) from error
+
+
+class _StandIn(type):
+    """The type of names that can be imported and not used."""
+
+    _instead: str
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        raise ImportError(cls._instead)
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ImportError(f"{cls.__name__}.{name}: {cls._instead}")
+
+
+def _stand_in(name: str, module: str, instead: str) -> Any:
+    said = f"{module}.{name} is not there in leyden: {instead}"
+
+    def derived(cls: Any, /, **kwargs: Any) -> None:
+        raise ImportError(f"{cls.__name__} derives from {said}")
+
+    return _StandIn(
+        name,
+        (),
+        {
+            "__doc__": said,
+            "__init_subclass__": classmethod(derived),
+            "__module__": module,
+            "_instead": said,
+        },
+    )
+
+
+#: names of metrics -> what torchmetrics calls them.
+_TODAY = {
+    "bleu_score": "torchmetrics.functional.text.bleu_score, which takes sentences",
+    "dice_score": "torchmetrics.functional.segmentation.dice_score",
+    "embedding_similarity": "torchmetrics.functional.pairwise_cosine_similarity",
+    "iou": "torchmetrics.functional.jaccard_index",
+    "multiclass_auroc": "torchmetrics.functional.classification.multiclass_auroc",
+    "stat_scores_multiple_classes": "torchmetrics.functional.stat_scores",
+}
+
+
+def _metric(below: str, name: str) -> Any:
+    """A metric that is not in the table: torchmetrics took them over."""
+    full = f"{PACKAGE}.{below}.{name}"
+    try:
+        import torchmetrics
     except ImportError as error:
         raise ImportError(
-            f"pytorch_lightning.{below}.{name} became a part of torchmetrics: "
-            "pip install 'leyden[metrics]'"
+            f"{full} became a part of torchmetrics: pip install 'leyden[metrics]'"
         ) from error
-    try:
-        return getattr(torchmetrics, name)
-    except AttributeError:
-        raise ImportError(
-            f"pytorch_lightning.{below}.{name} is not in torchmetrics {torchmetrics.__version__}: "
-            "look for its successor there"
-        ) from None
+    part: Any = torchmetrics.functional if below.startswith("metrics.functional") else torchmetrics
+    if name not in _TODAY and hasattr(part, name):
+        return getattr(part, name)
+    instead = _TODAY.get(name, "look for its successor there")
+    raise ImportError(f"{full} is not in torchmetrics {torchmetrics.__version__}: {instead}")
 
 
 def pytest_configure(config: Any) -> None:

@@ -1,12 +1,18 @@
-"""Where each public name of pytorch_lightning 1.1 is found here, and what replaced the others."""
+"""Where each public name of pytorch_lightning 1.1 is found here; ``compat_gone`` has the others."""
 
-__all__ = ["GONE", "MODULES"]
+__all__ = ["MODULES"]
 
 _CALLBACKS = "leyden.callbacks"
 _LOGGERS = "leyden.loggers"
 _LEGACY = "leyden.legacy"
+_DISTRIBUTED = "leyden.legacy_distributed"
+_FILES = "leyden.legacy_files"
+_FLAGS = "leyden.legacy_flags"
+_PARTS = "leyden.legacy_parts"
 _PROFILERS = "leyden.profiler"
 _ERRORS = "leyden.engine.errors"
+_METRICS = "leyden.legacy_metrics"
+_SCORES = "leyden.legacy_scores"
 
 
 def _from(module: str, *names: str) -> dict[str, str]:
@@ -31,36 +37,121 @@ _PARSING = {
         "str_to_bool",
         "str_to_bool_or_str",
     ),
+    **_from(
+        _PARTS,
+        "lightning_get_all_attr_holders",
+        "lightning_get_first_attr_holder",
+        "parse_class_init_keys",
+    ),
     "AttributeDict": "leyden.hparams:AttributeDict",
 }
 _APPLY = _from(_LEGACY, "apply_to_collection", "move_data_to_device")
-_PROGRESS = _from(_CALLBACKS, "ProgressBar", "ProgressBarBase")
+_AVAILABLE = _from(
+    _FLAGS,
+    "APEX_AVAILABLE",
+    "BOLTS_AVAILABLE",
+    "FAIRSCALE_AVAILABLE",
+    "FAIRSCALE_PIPE_AVAILABLE",
+    "FLOAT16_EPSILON",
+    "FLOAT32_EPSILON",
+    "FLOAT64_EPSILON",
+    "GROUP_AVAILABLE",
+    "HOROVOD_AVAILABLE",
+    "HYDRA_AVAILABLE",
+    "HYDRA_EXPERIMENTAL_AVAILABLE",
+    "NATIVE_AMP_AVAILABLE",
+    "OMEGACONF_AVAILABLE",
+    "RPC_AVAILABLE",
+    "TPU_AVAILABLE",
+    "XLADeviceUtils",
+    "XLA_AVAILABLE",
+)
 _LOGGER_BASE = {
     **_from(_LOGGERS, "LightningLoggerBase", "LoggerCollection", "DummyLogger"),
-    "rank_zero_experiment": "leyden.handlers.loggers:rank_zero_experiment",
-    "DummyExperiment": "leyden.handlers.loggers:DummyExperiment",
-    "merge_dicts": "leyden.handlers.loggers:merge_dicts",
+    **_from(
+        "leyden.handlers.loggers",
+        "DummyExperiment",
+        "merge_dicts",
+        "rank_zero_experiment",
+        "rank_zero_only",
+    ),
 }
-_YAML = {
+_SAVING = {
+    **_from(
+        _FILES,
+        "ALLOWED_CONFIG_TYPES",
+        "CHECKPOINT_PAST_HPARAMS_KEYS",
+        "PRIMITIVE_TYPES",
+        "convert",
+        "load_hparams_from_tags_csv",
+        "load_hparams_from_yaml",
+        "save_hparams_to_tags_csv",
+        "update_hparams",
+    ),
     "save_hparams_to_yaml": "leyden.handlers.loggers.hparams:save_hparams_to_yaml",
-    "load_hparams_from_yaml": "leyden.hparams_files:read_hparams",
 }
 _ALL_PROFILERS = _from(
     _PROFILERS, "BaseProfiler", "PassThroughProfiler", "SimpleProfiler", "AdvancedProfiler"
 )
 _TRAINER = {"Trainer": "leyden.trainer:Trainer", "seed_everything": "leyden.seed:seed_everything"}
+_MODULE = {"LightningModule": "leyden.module:LightningModule"}
+_DATAMODULE = {"LightningDataModule": "leyden.datamodule:LightningDataModule"}
+_MISCONFIGURED = {"MisconfigurationException": f"{_ERRORS}:MisconfigurationException"}
+_AVAILABLE_MODULE = {"_module_available": f"{_LEGACY}:module_available"}
+_CLASSIFIERS = {
+    "accuracy": ("Accuracy",),
+    "average_precision": ("AveragePrecision",),
+    "confusion_matrix": ("ConfusionMatrix",),
+    "f_beta": ("FBeta", "Fbeta", "F1"),
+    "precision_recall": ("Precision", "Recall"),
+    "precision_recall_curve": ("PrecisionRecallCurve",),
+    "roc": ("ROC",),
+}
+_REGRESSIONS = {
+    "explained_variance": ("ExplainedVariance",),
+    "mean_absolute_error": ("MeanAbsoluteError",),
+    "mean_squared_error": ("MeanSquaredError",),
+    "mean_squared_log_error": ("MeanSquaredLogError",),
+    "psnr": ("PSNR",),
+    "ssim": ("SSIM",),
+}
+_ALL_CLASSIFIERS = _from(_METRICS, *(name for names in _CLASSIFIERS.values() for name in names))
+_ALL_REGRESSIONS = _from(_METRICS, *(name for names in _REGRESSIONS.values() for name in names))
+#: those that torchmetrics has with the same arguments.
+_SAME = (
+    "explained_variance",
+    "mean_absolute_error",
+    "mean_squared_error",
+    "mean_squared_log_error",
+)
+_BINARY = ("auroc", "average_precision", "precision_recall_curve", "roc")
+_FUNCTIONS = {
+    **_from(
+        _SCORES,
+        "accuracy",
+        "auc",
+        "confusion_matrix",
+        "f1",
+        "fbeta",
+        "get_num_classes",
+        "precision",
+        "precision_recall",
+        "recall",
+        "to_categorical",
+        "to_onehot",
+    ),
+    **_from(_METRICS, *_BINARY, "psnr", "ssim"),
+    **_from("torchmetrics.functional", *_SAME),
+}
 
 #: module below ``pytorch_lightning`` ("" is the package itself) -> {name: "module:attribute"}.
 MODULES: dict[str, dict[str, str]] = {
-    "": {
-        **_TRAINER,
-        "LightningModule": "leyden.module:LightningModule",
-        "LightningDataModule": "leyden.datamodule:LightningDataModule",
-        "Callback": "leyden.callback:Callback",
-    },
+    "": {**_TRAINER, **_MODULE, **_DATAMODULE, "Callback": "leyden.callback:Callback"},
+    "accelerators": {},
     "callbacks": _from(
         _CALLBACKS,
         "Callback",
+        "DeviceStatsMonitor",
         "EarlyStopping",
         "GPUStatsMonitor",
         "GradientAccumulationScheduler",
@@ -69,6 +160,8 @@ MODULES: dict[str, dict[str, str]] = {
         "ModelCheckpoint",
         "ProgressBar",
         "ProgressBarBase",
+        "StochasticWeightAveraging",
+        "Timer",
     ),
     "callbacks.base": _from(_CALLBACKS, "Callback"),
     "callbacks.early_stopping": _from(_CALLBACKS, "EarlyStopping"),
@@ -77,107 +170,178 @@ MODULES: dict[str, dict[str, str]] = {
     "callbacks.lambda_function": _from(_CALLBACKS, "LambdaCallback"),
     "callbacks.lr_monitor": _from(_CALLBACKS, "LearningRateMonitor"),
     "callbacks.model_checkpoint": _from(_CALLBACKS, "ModelCheckpoint"),
-    "callbacks.progress": _PROGRESS,
-    "core": {
-        "LightningModule": "leyden.module:LightningModule",
-        "LightningDataModule": "leyden.datamodule:LightningDataModule",
+    "callbacks.progress": {
+        **_from(_CALLBACKS, "ProgressBar", "ProgressBarBase"),
+        **_from(_PARTS, "convert_inf", "reset"),
+        "tqdm": "tqdm.auto:tqdm",
     },
-    "core.datamodule": {"LightningDataModule": "leyden.datamodule:LightningDataModule"},
+    "cluster_environments": {},
+    "core": {**_MODULE, **_DATAMODULE},
+    "core.datamodule": _DATAMODULE,
     "core.decorators": _from(_LEGACY, "auto_move_data"),
+    "core.grads": {},
     "core.hooks": {
         "ModelHooks": "leyden.module_hooks:ModuleHooks",
-        "DataHooks": "leyden.module_hooks:ModuleHooks",
-        "CheckpointHooks": "leyden.module_hooks:ModuleHooks",
+        "DataHooks": "leyden.module_hooks:DataHooks",
+        "CheckpointHooks": "leyden.module_hooks:DataHooks",
     },
-    "core.lightning": {"LightningModule": "leyden.module:LightningModule"},
+    "core.lightning": _MODULE,
     "core.memory": {
         "ModelSummary": "leyden.handlers.summary:ModelSummary",
         "LayerSummary": "leyden.handlers.summary:LayerSummary",
-        "get_human_readable_count": "leyden.handlers.summary:human_readable",
+        "UNKNOWN_SIZE": "leyden.handlers.summary:UNKNOWN_SIZE",
+        "PARAMETER_NUM_UNITS": f"{_PARTS}:PARAMETER_NUM_UNITS",
+        "get_human_readable_count": f"{_PARTS}:get_human_readable_count",
+        **_from(_FILES, "get_gpu_memory_map", "get_memory_profile", "parse_batch_shape"),
     },
-    "core.optimizer": {"LightningOptimizer": "leyden.engine.optimizer_proxy:OptimizerProxy"},
-    "core.saving": _YAML,
-    "loggers": {
-        **_from(
-            _LOGGERS,
-            "CSVLogger",
-            "LightningLoggerBase",
-            "LoggerCollection",
-            "MLFlowLogger",
-            "TensorBoardLogger",
-            "WandbLogger",
-        ),
+    "core.optimizer": {
+        "LightningOptimizer": "leyden.engine.optimizer_proxy:OptimizerProxy",
+        **_from(_PARTS, "do_nothing_closure", "is_lightning_optimizer"),
     },
+    "core.saving": _SAVING,
+    "core.step_result": {},
+    "distributed": {},
+    "loggers": _from(
+        _LOGGERS,
+        "CSVLogger",
+        "LightningLoggerBase",
+        "LoggerCollection",
+        "MLFlowLogger",
+        "TensorBoardLogger",
+        "WandbLogger",
+    ),
     "loggers.base": _LOGGER_BASE,
-    "loggers.csv_logs": _from(_LOGGERS, "CSVLogger"),
-    "loggers.mlflow": _from(_LOGGERS, "MLFlowLogger"),
+    "loggers.comet": _from(_FLAGS, "_COMET_AVAILABLE"),
+    "loggers.csv_logs": {
+        **_from(_LOGGERS, "CSVLogger"),
+        "ExperimentWriter": "leyden.handlers.loggers.csv:ExperimentWriter",
+    },
+    "loggers.mlflow": {
+        **_from(_LOGGERS, "MLFlowLogger"),
+        **_from(_FLAGS, "LOCAL_FILE_URI_PREFIX", "_MLFLOW_AVAILABLE"),
+    },
+    "loggers.neptune": _from(_FLAGS, "_NEPTUNE_AVAILABLE"),
     "loggers.tensorboard": _from(_LOGGERS, "TensorBoardLogger"),
-    "loggers.wandb": _from(_LOGGERS, "WandbLogger"),
-    "metrics": {},
-    "metrics.functional": {},
+    "loggers.test_tube": _from(_FLAGS, "_TESTTUBE_AVAILABLE"),
+    "loggers.wandb": {**_from(_LOGGERS, "WandbLogger"), **_from(_FLAGS, "_WANDB_AVAILABLE")},
+    "metrics": {
+        **_ALL_CLASSIFIERS,
+        **_ALL_REGRESSIONS,
+        **_from(_METRICS, "Metric"),
+    },
+    "metrics.classification": _ALL_CLASSIFIERS,
+    **{
+        f"metrics.classification.{module}": _from(_METRICS, *names)
+        for module, names in _CLASSIFIERS.items()
+    },
+    "metrics.functional": _FUNCTIONS,
+    "metrics.functional.classification": _FUNCTIONS,
+    "metrics.functional.confusion_matrix": _from(_SCORES, "confusion_matrix"),
+    "metrics.functional.f_beta": _from(_SCORES, "f1", "fbeta"),
+    **{f"metrics.functional.{name}": {name: _FUNCTIONS[name]} for name in (*_SAME, *_BINARY[1:])},
+    "metrics.functional.psnr": _from(_METRICS, "psnr"),
+    "metrics.functional.ssim": _from(_METRICS, "ssim"),
+    "metrics.metric": _from(_METRICS, "Metric"),
+    "metrics.regression": _ALL_REGRESSIONS,
+    **{
+        f"metrics.regression.{module}": _from(_METRICS, *names)
+        for module, names in _REGRESSIONS.items()
+    },
+    "metrics.utils": {
+        **_from(_SCORES, "METRIC_EPS", "get_num_classes", "to_categorical", "to_onehot"),
+        **_from("torchmetrics.utilities", "class_reduce", "reduce"),
+        **_from("torchmetrics.utilities", "dim_zero_cat", "dim_zero_mean", "dim_zero_sum"),
+        **_from("torchmetrics.utilities.data", "select_topk"),
+    },
     "overrides": {},
     "overrides.data_parallel": {},
     "plugins": {},
-    "profiler": _ALL_PROFILERS,
+    "profiler": {**_ALL_PROFILERS, **_from(_PROFILERS, "PyTorchProfiler")},
     "profiler.profilers": _ALL_PROFILERS,
     "trainer": _TRAINER,
     "trainer.states": {"TrainerState": "leyden.states:TrainerState"},
-    "trainer.supporters": {"TensorRunningAccum": "leyden.accumulators:TensorRunningAccum"},
+    "trainer.supporters": {
+        "Accumulator": f"{_PARTS}:Accumulator",
+        "TensorRunningAccum": "leyden.accumulators:TensorRunningAccum",
+    },
     "trainer.trainer": {"Trainer": "leyden.trainer:Trainer"},
+    "trainer.training_tricks": _from(_FLAGS, "EPSILON", "EPSILON_FP16"),
     "tuner": {},
+    "tuner.auto_gpu_select": {},
+    "tuner.batch_size_scaling": _from(_PARTS, "scale_batch_size"),
+    "tuner.lr_finder": {
+        **_from(_PARTS, "lr_find"),
+        "_LRFinder": "leyden.handlers.lr_curve:LRCurve",
+    },
+    "tuner.tuning": {"Tuner": "leyden.tuner:Tuner"},
     "utilities": {
         **_RANKS,
         **_ENUMS,
         **_APPLY,
-        **_PARSING,
-        "MisconfigurationException": f"{_ERRORS}:MisconfigurationException",
-        "_module_available": f"{_LEGACY}:module_available",
+        **_AVAILABLE,
+        **_from(_DISTRIBUTED, "AllGatherGrad"),
+        **_from(_LEGACY, "flatten_dict", "is_picklable"),
+        **_MISCONFIGURED,
+        **_AVAILABLE_MODULE,
+        "AttributeDict": "leyden.hparams:AttributeDict",
     },
-    "utilities.apply_func": _APPLY,
-    "utilities.argparse_utils": _from(
-        "leyden.arguments",
-        "add_argparse_args",
-        "from_argparse_args",
-        "get_init_arguments_and_types",
-        "parse_argparser",
-    ),
+    "utilities.apply_func": {
+        **_APPLY,
+        **_from(_PARTS, "TransferableDataType"),
+        **_from(_FLAGS, "TORCHTEXT_AVAILABLE"),
+    },
+    "utilities.argparse_utils": {
+        **_from(
+            "leyden.arguments",
+            "add_argparse_args",
+            "from_argparse_args",
+            "get_init_arguments_and_types",
+            "parse_argparser",
+        ),
+        "parse_env_variables": "leyden.arguments:match_env_arguments",
+        "parse_args_from_docstring": f"{_PARTS}:parse_args_from_docstring",
+    },
     "utilities.cloud_io": {
         "load": "leyden.handlers.checkpoint_io:load",
         "atomic_save": "leyden.handlers.checkpoint_io:save",
         "get_filesystem": f"{_LEGACY}:get_filesystem",
     },
     "utilities.data": _from(_LEGACY, "has_iterable_dataset", "has_len"),
-    "utilities.device_parser": {},
-    "utilities.distributed": _RANKS,
+    "utilities.device_dtype_mixin": _from(_FILES, "DeviceDtypeModuleMixin"),
+    "utilities.device_parser": _from(
+        _FILES, "determine_root_gpu_device", "parse_gpu_ids", "parse_tpu_cores"
+    ),
+    "utilities.distributed": {
+        **_RANKS,
+        **_from(
+            _DISTRIBUTED,
+            "AllGatherGrad",
+            "ReduceOp",
+            "all_gather_ddp_if_available",
+            "find_free_network_port",
+            "gather_all_tensors",
+            "group",
+            "rank_zero_debug",
+            "sync_ddp",
+            "sync_ddp_if_available",
+        ),
+    },
     "utilities.enums": _ENUMS,
-    "utilities.exceptions": {"MisconfigurationException": f"{_ERRORS}:MisconfigurationException"},
-    "utilities.imports": {"_module_available": f"{_LEGACY}:module_available"},
+    "utilities.exceptions": _MISCONFIGURED,
+    "utilities.imports": _AVAILABLE_MODULE,
     "utilities.memory": _from(
         _LEGACY,
         "garbage_collection_cuda",
         "is_cuda_out_of_memory",
+        "is_cudnn_snafu",
         "is_oom_error",
         "is_out_of_cpu_memory",
         "recursive_detach",
     ),
     "utilities.model_utils": _from(_LEGACY, "is_overridden"),
+    "utilities.package_utils": _AVAILABLE_MODULE,
     "utilities.parsing": _PARSING,
     "utilities.seed": _from("leyden.seed", "seed_everything"),
     "utilities.warning_utils": _from(_LEGACY, "WarningCache"),
-}
-
-#: names that are not there any more -> what to write instead.
-GONE: dict[str, str] = {
-    "EvalResult": "return None from the step and call self.log(name, value) in it",
-    "TrainResult": "return the loss from the step and call self.log(name, value) in it",
-    "Result": "call self.log(name, value)",
-    "TestTubeLogger": "test-tube is not maintained: use CSVLogger or TensorBoardLogger",
-    "NeptuneLogger": "attach ignite's NeptuneLogger to trainer.engine",
-    "CometLogger": "use comet's own experiment object in a Callback",
-    "DDPShardedPlugin": "fairscale is not maintained",
-    "DDPSequentialPlugin": "fairscale is not maintained",
-    "LightningDataParallel": "torch.nn.DataParallel",
-    "LightningDistributedDataParallel": "torch.nn.parallel.DistributedDataParallel",
-    "data_loader": "remove the decorator, it has done nothing since 0.9",
-    "transfer_batch_to_device": "override LightningModule.transfer_batch_to_device",
+    "utilities.xla_device_utils": _from(_FLAGS, "XLADeviceUtils", "XLA_AVAILABLE"),
 }

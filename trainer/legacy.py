@@ -41,6 +41,7 @@ __all__ = [
     "has_iterable_dataset",
     "has_len",
     "is_cuda_out_of_memory",
+    "is_cudnn_snafu",
     "is_oom_error",
     "is_out_of_cpu_memory",
     "is_overridden",
@@ -236,9 +237,16 @@ def is_out_of_cpu_memory(error: BaseException) -> bool:
     )
 
 
+def is_cudnn_snafu(error: BaseException) -> bool:
+    """Whether cuDNN has no kernel for a shape, which it also says where memory is gone."""
+    return isinstance(error, RuntimeError) and "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED." in str(
+        error
+    )
+
+
 def is_oom_error(error: BaseException) -> bool:
     """Whether memory is all gone, whichever."""
-    return is_cuda_out_of_memory(error) or is_out_of_cpu_memory(error)
+    return is_cuda_out_of_memory(error) or is_cudnn_snafu(error) or is_out_of_cpu_memory(error)
 
 
 def garbage_collection_cuda() -> None:

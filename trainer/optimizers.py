@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from leyden.engine.errors import MisconfigurationException, ReportedValue
 
-__all__ = ["IdleOptimizer", "OptimizerSet", "configured"]
+__all__ = ["IdleOptimizer", "OptimizerSet", "check_optimizers", "configured", "scheduler_entry"]
 
 SCHEDULER_DEFAULTS: dict[str, Any] = {
     "scheduler": None,
@@ -83,8 +83,8 @@ def configured(returned: Any) -> OptimizerSet:
         if len(returned) == 2 and isinstance(returned[0], (list, tuple)):
             optimizers, schedulers = list(returned[0]), returned[1]
             entries = list(schedulers) if isinstance(schedulers, (list, tuple)) else [schedulers]
-            _check_optimizers(optimizers)
-            return OptimizerSet(optimizers, [_entry(item) for item in entries])
+            check_optimizers(optimizers)
+            return OptimizerSet(optimizers, [scheduler_entry(item) for item in entries])
         if all(isinstance(item, dict) for item in returned):
             return _from_dicts(returned)
         if all(isinstance(item, Optimizer) for item in returned):
@@ -107,8 +107,8 @@ def _from_dicts(entries: Sequence[dict[str, Any]]) -> OptimizerSet:
         found.optimizers.append(entry["optimizer"])
         scheduler = entry.get("lr_scheduler")
         if scheduler is not None:
-            found.schedulers.append(_entry(scheduler, entry.get("monitor")))
-    _check_optimizers(found.optimizers)
+            found.schedulers.append(scheduler_entry(scheduler, entry.get("monitor")))
+    check_optimizers(found.optimizers)
     frequencies = [entry.get("frequency") for entry in entries]
     given = [value for value in frequencies if value is not None]
     if given and len(given) != len(entries):
@@ -125,7 +125,8 @@ def _from_dicts(entries: Sequence[dict[str, Any]]) -> OptimizerSet:
     return found
 
 
-def _check_optimizers(optimizers: Sequence[Any]) -> None:
+def check_optimizers(optimizers: Sequence[Any]) -> None:
+    """Refuse what is no optimizer."""
     for optimizer in optimizers:
         if not isinstance(optimizer, Optimizer):
             raise MisconfigurationException(
@@ -134,7 +135,7 @@ def _check_optimizers(optimizers: Sequence[Any]) -> None:
             )
 
 
-def _entry(scheduler: Any, monitor: str | None = None) -> dict[str, Any]:
+def scheduler_entry(scheduler: Any, monitor: str | None = None) -> dict[str, Any]:
     """One scheduler with all the keys of Lightning's dict."""
     if isinstance(scheduler, dict):
         unknown = [key for key in scheduler if key not in SCHEDULER_DEFAULTS]

@@ -13,6 +13,7 @@ from leyden.handlers.progress import ProgressBarBase
 from leyden.handlers.running_loss import RunningLoss
 from leyden.hardware import HardwareProperties
 from leyden.observers import change
+from leyden.replacing_optimizers import use_optimizers, use_schedulers
 from leyden.run import Run
 from leyden.settings import Settings
 
@@ -171,7 +172,7 @@ class TrainerProperties(HardwareProperties):
 
     @optimizers.setter
     def optimizers(self, value: list[Any]) -> None:
-        self._run.parts.optimizers = list(value)
+        use_optimizers(self._run, value)
 
     @property
     def lightning_optimizers(self) -> dict[int, Any]:
@@ -183,6 +184,10 @@ class TrainerProperties(HardwareProperties):
     def lr_schedulers(self) -> list[dict[str, Any]]:
         """The scheduler entries of the run."""
         return self._run.parts.schedulers
+
+    @lr_schedulers.setter
+    def lr_schedulers(self, value: list[Any]) -> None:
+        use_schedulers(self._run, value)
 
     @property
     def optimizer_frequencies(self) -> list[int]:

@@ -366,6 +366,10 @@ class Trainer(TrainerProperties):
     def __getattr__(self, name: str) -> Any:
         if name in CHECKS:
             return getattr(self._settings, name)
+        if name[0] != "_":
+            from leyden.legacy_trainer import attribute_of_1_1
+
+            return attribute_of_1_1(self, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @classmethod

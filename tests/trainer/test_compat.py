@@ -1,6 +1,7 @@
 """Code written for Lightning 1.x, run through leyden.compat."""
 
 import importlib
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ import pytest
 
 import leyden
 from leyden import compat, legacy
-from leyden.compat_names import GONE, MODULES
+from leyden.compat_gone import REFUSED
+from leyden.compat_names import MODULES
 
 
 @pytest.fixture
@@ -30,15 +32,68 @@ def test_the_package_is_leyden(pl: Any) -> None:
     assert sys.modules["pytorch_lightning"] is pl
 
 
-OPTIONAL = ("metrics",)
+#: The public names of every module of pytorch-lightning 1.1.8, read off its wheel.
+NAMES = json.loads(
+    (Path(__file__).parents[1] / "data" / "lightning118_names.json").read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.filterwarnings("ignore:Importing .* from `torchmetrics:FutureWarning")
+@pytest.mark.parametrize("below", NAMES)
+def test_every_public_name_is_there_or_says_what_replaced_it(pl: Any, below: str) -> None:
+    pytest.importorskip("torchmetrics")
+    module = importlib.import_module(f"pytorch_lightning.{below}".rstrip("."))
+    for name in NAMES[below]:
+        try:
+            getattr(module, name)
+        except ImportError as error:
+            said = str(error)
+            assert name in said and len(said.split(": ", 1)[1]) > 10
 
 
 @pytest.mark.parametrize("below", [name for name in MODULES if name])
 def test_every_module_and_name_of_the_table_is_there(pl: Any, below: str) -> None:
+    if below.startswith("metrics"):
+        pytest.importorskip("torchmetrics")
     module = importlib.import_module(f"pytorch_lightning.{below}")
     for name in MODULES[below]:
         assert getattr(module, name) is not None
     assert set(module.__all__) <= set(dir(module))
+
+
+def test_a_part_of_lightning_can_be_named_but_not_used(pl: Any) -> None:
+    from pytorch_lightning.accelerators import Accelerator
+    from pytorch_lightning.plugins.ddp_plugin import DDPPlugin
+
+    assert not isinstance(3, DDPPlugin)
+    with pytest.raises(ImportError, match="DDPPlugin is not there in leyden: precision"):
+        DDPPlugin(find_unused_parameters=True)
+    with pytest.raises(ImportError, match="Mine derives from .*Accelerator.*leyden.backends"):
+        type("Mine", (Accelerator,), {})
+    with pytest.raises(ImportError, match="Accelerator.barrier"):
+        Accelerator.barrier  # noqa: B018
+
+
+def test_loggers_whose_package_is_missing_can_be_named(pl: Any) -> None:
+    # As in 1.1.8, where the constructor is what needs the package.
+    from pytorch_lightning.loggers import TensorBoardLogger, TestTubeLogger
+
+    assert not isinstance(TensorBoardLogger("logs"), TestTubeLogger)
+    with pytest.raises(ImportError, match="use TensorBoardLogger or CSVLogger"):
+        TestTubeLogger("logs")
+
+
+def test_what_is_known_of_packages_is_found_out_each_time(
+    pl: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from leyden import legacy_flags
+
+    assert pl.utilities.NATIVE_AMP_AVAILABLE is True
+    assert pl.utilities.FAIRSCALE_PIPE_AVAILABLE is False
+    monkeypatch.setattr(legacy_flags, "module_available", lambda name: name == "apex.amp")
+    assert pl.utilities.APEX_AVAILABLE and not pl.utilities.HYDRA_AVAILABLE
+    monkeypatch.setattr(legacy_flags, "module_available", lambda name: False)
+    assert not pl.utilities.APEX_AVAILABLE
 
 
 def test_submodules_are_reached_as_attributes(pl: Any) -> None:
@@ -46,9 +101,16 @@ def test_submodules_are_reached_as_attributes(pl: Any) -> None:
     assert pl.utilities.exceptions.MisconfigurationException.__name__ == "MisconfigurationException"
 
 
-@pytest.mark.parametrize("name", sorted(GONE))
+def test_an_unknown_name_gets_the_nearest(pl: Any) -> None:
+    with pytest.raises(AttributeError, match="did you mean ModelCheckpoint"):
+        pl.callbacks.ModelCheckpoints  # noqa: B018
+    with pytest.raises(ImportError, match="Trainers"):
+        exec("from pytorch_lightning import Trainers", {})
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
 def test_what_is_gone_says_what_to_use(pl: Any, name: str) -> None:
-    with pytest.raises(ImportError, match=name):
+    with pytest.raises(ImportError, match=f"{name} is not there in leyden: .{{10}}"):
         exec(f"from pytorch_lightning import {name}", {})
 
 

@@ -1,0 +1,281 @@
+"""What code for Lightning 1.x reads from inside a Trainer, and putting in other optimizers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import leyden
+from leyden import legacy_files, legacy_parts
+from leyden.exceptions import MisconfigurationException
+from leyden.legacy_trainer import ATTRIBUTES, INSTEAD
+
+
+class Model(leyden.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+        self.seen: dict[str, Any] = {}
+
+    def look(self, batch_idx: int) -> None:
+        """To be replaced: what the test looks at from inside a step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.look(batch_idx)
+        loss = self.layer(batch).mean()
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val", self.layer(batch).mean())
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)]
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(torch.ones(16, 4), batch_size=4)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(torch.ones(8, 4), batch_size=4)  # type: ignore[arg-type]
+
+
+def trainer(**kwargs: Any) -> Any:
+    quiet: dict[str, Any] = {
+        "logger": False,
+        "checkpoint_callback": False,
+        "progress_bar_refresh_rate": 0,
+        "weights_summary": None,
+        "max_epochs": 1,
+        "num_sanity_val_steps": 0,
+    }
+    return leyden.Trainer(**{**quiet, **kwargs})
+
+
+def test_the_train_loop_tells_position_loss_and_accumulation() -> None:
+    model, made = Model(), trainer(accumulate_grad_batches=2)
+    rows: list[tuple[Any, ...]] = []
+
+    def look(batch_idx: int) -> None:
+        loop = made.train_loop
+        loss = loop.running_loss.mean()
+        rows.append((loop.batch_idx, loop.total_batch_idx, loop.should_accumulate(), loss))
+
+    model.look = look  # type: ignore[method-assign]
+    made.fit(model)
+    assert [row[:3] for row in rows] == [
+        (0, 0, True),
+        (1, 1, False),
+        (2, 2, True),
+        (3, 3, False),
+    ]
+    assert rows[0][3] is None and rows[3][3] is not None
+    assert made.train_loop.num_optimizers == 1
+    assert made.train_loop.get_optimizers_iterable() == [(0, made.optimizers[0])]
+
+
+def test_metrics_are_those_of_the_trainer(tmp_path: Path) -> None:
+    made = trainer()
+    made.fit(Model())
+    connector = made.logger_connector
+    assert connector.callback_metrics is made.callback_metrics
+    assert set(connector.callback_metrics) == {"loss", "val"}
+    connector.add_progress_bar_metrics({"mine": 3.0})
+    assert made.progress_bar_metrics["mine"] == 3
+    connector.log_metrics({"row": 1.5}, {})
+    assert made.logged_metrics["row"] == 1.5
+
+
+def test_validation_can_be_run_from_inside_a_step() -> None:
+    model, made = Model(), trainer(val_check_interval=1.0)
+    found: list[Any] = []
+    model.look = lambda batch_idx: found.append(made.run_evaluation()["val"])  # type: ignore[method-assign]
+    made.fit(model)
+    assert len({float(value) for value in found}) == 4
+    assert float(found[0]) > float(found[3])
+    with pytest.raises(AttributeError, match=r"trainer.test\(model\)"):
+        made.run_evaluation(test_mode=True)
+
+
+def test_loaders_can_be_asked_for_without_a_run() -> None:
+    model, made = Model(), trainer(limit_train_batches=3, limit_val_batches=0.5)
+    made.reset_train_dataloader(model)
+    made.reset_val_dataloader(model)
+    assert made.num_training_batches == 3 and made.num_val_batches == [1]
+    assert made.evaluation_loop.max_batches == [1] and made.evaluation_loop.num_dataloaders == 1
+    assert made.data_connector.can_prepare_data()
+
+
+def test_checkpoints_by_the_connector(tmp_path: Path) -> None:
+    model, made = Model(), trainer()
+    made.fit(model)
+    found = made.checkpoint_connector.dump_checkpoint()
+    assert torch.equal(found["state_dict"]["layer.weight"], model.layer.weight)
+    made.checkpoint_connector.save_checkpoint(tmp_path / "a.ckpt")
+    assert Model.load_from_checkpoint(tmp_path / "a.ckpt").layer.weight.equal(model.layer.weight)
+
+
+def test_one_process_gathers_from_itself() -> None:
+    made, data = trainer(), torch.arange(3.0)
+    made.fit(Model())
+    backend = made.accelerator_backend
+    backend.barrier("here")
+    assert backend.broadcast({"a": 1}) == {"a": 1}
+    assert backend.all_gather(data) is data and backend.sync_tensor(data) is data
+    assert backend.to_device([data])[0].device == data.device
+
+
+@pytest.mark.parametrize("name", sorted(INSTEAD))
+def test_what_is_not_there_says_what_to_use(name: str) -> None:
+    made = trainer()
+    assert not hasattr(made, name)
+    with pytest.raises(AttributeError, match=f"Trainer of leyden has no '{name}': .{{10}}"):
+        getattr(made, name)
+
+
+def test_a_part_says_what_replaced_what_it_does_not_have() -> None:
+    with pytest.raises(AttributeError, match="'warmup' is not in .*TrainLoop: .*trainer.engine"):
+        trainer().train_loop.warmup  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        trainer().nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("name", sorted(ATTRIBUTES))
+def test_every_view_can_be_looked_at_after_a_run(name: str) -> None:
+    made = trainer(limit_train_batches=1)
+    made.fit(Model())
+    if name not in ("hiddens",):
+        assert getattr(made, name) is not None
+
+
+def test_the_number_of_steps_to_come() -> None:
+    model = Model()
+    made = trainer(max_epochs=3, accumulate_grad_batches={0: 1, 1: 3})
+    model.look = lambda batch_idx: model.seen.update(n=made.estimated_stepping_batches)  # type: ignore[method-assign]
+    made.fit(model)
+    assert model.seen["n"] == made.global_step == 4 + 2 + 2
+    made = trainer(max_epochs=9, max_steps=5)
+    made.fit(model)
+    assert model.seen["n"] == 5
+
+
+# ---------------------------------------------------------------- other optimizers
+
+
+def test_an_optimizer_that_is_put_in_steps_from_then_on() -> None:
+    model, made = Model(), trainer()
+    weights: list[torch.Tensor] = []
+
+    def look(batch_idx: int) -> None:
+        weights.append(model.layer.weight.detach().clone())
+        if batch_idx == 1:
+            made.optimizers = [torch.optim.SGD(model.parameters(), lr=0.0)]
+
+    model.look = look  # type: ignore[method-assign]
+    made.fit(model)
+    assert not weights[0].equal(weights[1])
+    assert weights[1].equal(weights[2]) and weights[2].equal(weights[3])
+    assert weights[3].equal(model.layer.weight)
+
+
+def test_another_number_of_optimizers_is_refused_while_training_runs() -> None:
+    model, made = Model(), trainer()
+
+    def look(batch_idx: int) -> None:
+        made.optimizers = [torch.optim.SGD(model.parameters(), lr=0.0)] * 2
+
+    model.look = look  # type: ignore[method-assign]
+    with pytest.raises(MisconfigurationException, match="2 optimizers, where .* runs with 1"):
+        made.fit(model)
+    with pytest.raises(MisconfigurationException, match="3 .*int.* as an optimizer"):
+        made.optimizers = [3]
+
+
+def test_schedulers_that_are_put_in_step_from_then_on() -> None:
+    model, made = Model(), trainer(max_epochs=2)
+
+    class Swap(leyden.Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            (optimizer,) = trainer.optimizers
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0 + epoch)
+            trainer.lr_schedulers = [{"scheduler": schedule, "interval": "step"}]
+
+    made.callbacks = [Swap()]
+    made.fit(model)
+    assert made.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 9)
+
+
+def test_setup_optimizers_asks_the_module_again() -> None:
+    model, made = Model(), trainer()
+    made.fit(model)
+    (before,) = made.optimizers
+    made.accelerator_backend.setup_optimizers(model)
+    (after,) = made.optimizers
+    assert after is not before and len(made.lr_schedulers) == 1
+
+
+# ---------------------------------------------------------------- functions
+
+
+def test_files_of_hyper_parameters(tmp_path: Path) -> None:
+    legacy_files.save_hparams_to_tags_csv(tmp_path / "tags.csv", {"lr": 0.1, "name": "a,b"})
+    read = legacy_files.load_hparams_from_tags_csv(tmp_path / "tags.csv")
+    assert read == {"lr": 0.1, "name": "a,b"}
+    with pytest.warns(RuntimeWarning, match="Missing Tags"):
+        assert legacy_files.load_hparams_from_yaml(tmp_path / "no.yaml") == {}
+    with pytest.raises(RuntimeError, match="Missing folder"):
+        legacy_files.save_hparams_to_tags_csv(tmp_path / "no" / "tags.csv", {})
+    assert legacy_files.convert("[1, 2]") == [1, 2] and legacy_files.convert("a b") == "a b"
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for given, expected in [
+        (None, None),
+        (0, None),
+        (2, [0, 1]),
+        (-1, [0, 1, 2, 3]),
+        ("1,3", [1, 3]),
+    ]:
+        assert legacy_files.parse_gpu_ids(given) == expected
+    with pytest.raises(MisconfigurationException, match=r"gpus=\[4\] .* has 4"):
+        legacy_files.parse_gpu_ids([4])
+    assert legacy_files.determine_root_gpu_device([2, 0]) == 2
+    with pytest.raises(AssertionError, match="not empty"):
+        legacy_files.determine_root_gpu_device([])
+    with pytest.raises(MisconfigurationException, match="none was found"):
+        legacy_files.parse_tpu_cores(8)
+    assert legacy_files.parse_tpu_cores(None) is None
+
+
+def test_a_module_that_knows_where_it_is() -> None:
+    module = legacy_files.DeviceDtypeModuleMixin()
+    assert module.to(torch.float64).dtype is torch.float64
+    assert module.device.type == "cpu"
+
+
+def test_small_parts() -> None:
+    total = legacy_parts.Accumulator()
+    with pytest.raises(ValueError, match="nothing was added"):
+        total.mean()
+    total.accumulate(torch.tensor(1.0))
+    total.accumulate(2.0)
+    assert total.mean() == 1.5
+    assert legacy_parts.convert_inf(float("inf")) is None and legacy_parts.convert_inf(3) == 3
+    assert [legacy_parts.get_human_readable_count(n) for n in (0, 123, 1234, 2_000_000)] == [
+        "0  ",
+        "123  ",
+        "1.2 K",
+        "2.0 M",
+    ]
+
+    class Own:
+        def __init__(this, a: int, *rest: int, **more: int) -> None:  # noqa: N805
+            pass
+
+    assert legacy_parts.parse_class_init_keys(Own) == ("this", "rest", "more")
+    said = legacy_parts.parse_args_from_docstring("Do.\n\nArgs:\n    a: the first\n    b: other\n")
+    assert said == {"a": "the first", "b": "other"}
