@@ -35,6 +35,10 @@ class Feed:
             answer there too. Loaders of known length are never read ahead. In the main process
             (``num_workers=0``) the dataset's code then runs one step early: a dataset that draws
             random numbers draws them before the step instead of after it.
+        ahead: Fetch one batch ahead whatever the length, so that ``stage`` has begun on it while
+            the step computes. What ``lookahead`` says of random numbers holds for it as well.
+        stage: Called with each batch as soon as it is fetched; what it returns is handed to
+            ``transfer`` when the batch's turn comes. It begins a copy that runs on by itself.
         exact: Have the worker processes of a ``DataLoader`` record their random states, so that a
             resumed run has the same augmentation too. It costs a worker about 50 us a batch and
             the loop nothing. Without, the order of the samples is still the same.
@@ -64,6 +68,8 @@ class Feed:
         limit: int | None = None,
         transfer: Callable[[Any], Any] | None = None,
         lookahead: bool = False,
+        ahead: bool = False,
+        stage: Callable[[Any], Any] | None = None,
         exact: bool = True,
         seed_per_sample: bool | int = False,
         unknown: Literal["drain", "refuse"] = "drain",
@@ -87,6 +93,8 @@ class Feed:
         self.limit = limit
         self.transfer = transfer
         self.lookahead = lookahead
+        self.ahead = ahead
+        self.stage = stage
         self.exact = exact
         self.seed_per_sample = seed_per_sample
         self.unknown = unknown
@@ -243,7 +251,9 @@ class Feed:
         self._ahead = None
         if self.limit is not None:
             batches = islice(batches, max(0, self.limit - position))
-        if self.lookahead and self.length() is None:
+        if self.stage is not None:
+            batches = map(self.stage, batches)
+        if self.ahead or (self.lookahead and self.length() is None):
             batches = self._ahead = _Ahead(batches, self._position.note)
         return batches if self.transfer is None else map(self.transfer, batches)
 

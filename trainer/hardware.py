@@ -1,11 +1,13 @@
-"""What a Trainer tells about devices, precision and processes: one process on the CPU, so far."""
+"""What a Trainer tells about devices, precision and processes."""
 
 import os
 from typing import Any
 
 import torch
 
+from leyden.backends.devices import devices_for
 from leyden.backends.precision import MixedPrecision, Precision
+from leyden.backends.precision.apex import ApexPrecision
 from leyden.backends.precision.levels import OptLevel
 from leyden.backends.strategies import Strategy
 from leyden.settings import Settings
@@ -95,17 +97,22 @@ class HardwareProperties:
     @property
     def num_gpus(self) -> int:
         """How many GPUs this process and its like on the machine use."""
-        return 0
+        return len(self.data_parallel_device_ids or ())
 
     @property
     def data_parallel_device_ids(self) -> list[int] | None:
         """The ids of those GPUs; None if there are none."""
-        return None
+        settings = self._settings
+        ids = list(devices_for(settings.gpus, settings.accelerator).ids)
+        if not ids and self.root_gpu is not None:  # chosen by a ready strategy
+            ids = [self.root_gpu]
+        return ids or None
 
     @property
     def root_gpu(self) -> int | None:
         """The id of the GPU that the module is on first; None without one."""
-        return None
+        device = self.root_device
+        return (device.index or 0) if device.type == "cuda" else None
 
     @property
     def root_device(self) -> torch.device:
@@ -120,7 +127,7 @@ class HardwareProperties:
     @property
     def on_gpu(self) -> bool:
         """Whether the module is on a GPU."""
-        return self.num_gpus > 0
+        return self.root_device.type == "cuda"
 
     @property
     def on_tpu(self) -> bool:
@@ -130,7 +137,7 @@ class HardwareProperties:
     @property
     def use_single_gpu(self) -> bool:
         """Whether exactly one GPU is used, by one process."""
-        return False
+        return self.num_gpus == 1 and self.world_size == 1
 
     @property
     def use_tpu(self) -> bool:
@@ -158,14 +165,14 @@ class HardwareProperties:
     @property
     def use_amp(self) -> bool:
         """Whether the forward pass runs in half precision where that is safe."""
-        return isinstance(self.precision_plugin, (MixedPrecision, OptLevel))
+        return isinstance(self.precision_plugin, (MixedPrecision, OptLevel, ApexPrecision))
 
     @property
     def amp_backend(self) -> str | None:
         """'native' or 'apex' where half precision is in force; None with 32 bits."""
         if not self.use_amp:
             return None
-        return "apex" if isinstance(self.precision_plugin, OptLevel) else "native"
+        return "native" if isinstance(self.precision_plugin, MixedPrecision) else "apex"
 
     @property
     def scaler(self) -> Any:

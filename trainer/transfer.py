@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["apply_to_tensors", "move_to_device"]
+__all__ = ["apply_to_tensors", "move_to_device", "tensors_of"]
 
 
 def move_to_device(batch: Any, device: torch.device | str) -> Any:
@@ -37,6 +37,23 @@ def apply_to_tensors(data: Any, function: Any) -> Any:
         function: Called with each tensor; what it returns takes the tensor's place.
     """
     return _apply(data, function, also=None)
+
+
+def tensors_of(data: Any) -> list[torch.Tensor] | None:
+    """Return the tensors that :func:`move_to_device` moves one by one.
+
+    Returns:
+        None where some object moves itself: what it holds is not known.
+    """
+    found: list[torch.Tensor] = []
+    opaque: list[Any] = []
+
+    def see(value: Any) -> Any:
+        (found if isinstance(value, torch.Tensor) else opaque).append(value)
+        return value
+
+    _apply(data, see, also="to")
+    return None if opaque else found
 
 
 def _apply(data: Any, function: Any, also: str | None) -> Any:
