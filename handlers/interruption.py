@@ -32,7 +32,8 @@ class Interruption:
             checkpoint has to be written by then.
 
     Attributes:
-        requested: whether a signal came.
+        together: several processes train: a signal is noted, and acts where all know of it.
+        requested: whether a signal came and acts.
         forced: whether a second one came, which asks to stop without ceremony.
         number: the first signal; 0 if none came.
     """
@@ -42,6 +43,7 @@ class Interruption:
             raise ValueError(f"grace={grace!r} is not above 0: it is a number of seconds")
         self.engines = engines
         self.grace = grace
+        self.together = False
         self.requested = False
         self.forced = False
         self.number = 0
@@ -84,17 +86,24 @@ class Interruption:
                 self._clock = None
 
     def _flag(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.number:
             self.forced = True
             raise KeyboardInterrupt
-        self.requested = True
         self.number = number
-        for engine in self.engines:
-            engine.should_interrupt = True
+        if not self.together:
+            self.act(number)
         if number in _ENDING:
-            self._clock = threading.Timer(self.grace, _thread.interrupt_main)
+            # As this signal, not as SIGINT, which a job in the background ignores.
+            self._clock = threading.Timer(self.grace, _thread.interrupt_main, (number,))
             self._clock.daemon = True
             self._clock.start()
+
+    def act(self, number: int) -> None:
+        """Let the engines stop at their next event, for this signal."""
+        self.requested = True
+        self.number = self.number or number
+        for engine in self.engines:
+            engine.should_interrupt = True
 
     def out_of_danger(self) -> None:
         """The step is done: what follows is not given up when the grace period ends."""
