@@ -9,7 +9,7 @@ from typing import Any
 
 from leyden.engine import Engine, Events
 from leyden.handlers.loggers.ranks import is_rank_zero
-from leyden.handlers.progress_bars import Bar, begin, make_bar
+from leyden.handlers.progress_bars import Bar, begin, expect, make_bar
 from leyden.handlers.progress_base import ProgressBarBase, finite, total_of
 
 __all__ = ["ProgressBar", "ProgressBarBase"]
@@ -180,7 +180,7 @@ class ProgressBar(ProgressBarBase):
         """Open the bar of the sanity check."""
         super().on_sanity_check_start(trainer, pl_module)
         self.val_progress_bar = self.init_sanity_tqdm()
-        self.val_progress_bar.total = finite(total_of(trainer.num_sanity_val_batches))
+        expect(self.val_progress_bar, finite(total_of(trainer.num_sanity_val_batches)))
         self.main_progress_bar = make_bar(disable=True)  # there is always one to ask
 
     def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:
@@ -250,7 +250,7 @@ class ProgressBar(ProgressBarBase):
         super().on_validation_start(trainer, pl_module)
         if not trainer.running_sanity_check:
             self.val_progress_bar = self.init_validation_tqdm()
-            self.val_progress_bar.total = finite(total_of(trainer.num_val_batches))
+            expect(self.val_progress_bar, finite(total_of(trainer.num_val_batches)))
 
     def on_validation_batch_end(
         self,
@@ -291,7 +291,7 @@ class ProgressBar(ProgressBarBase):
         """Open the bar of a test."""
         super().on_test_start(trainer, pl_module)
         self.test_progress_bar = self.init_test_tqdm()
-        self.test_progress_bar.total = finite(self.total_test_batches)
+        expect(self.test_progress_bar, finite(self.total_test_batches))
 
     def on_test_batch_end(
         self,
@@ -314,7 +314,7 @@ class ProgressBar(ProgressBarBase):
         """Open the bar of a prediction."""
         super().on_predict_start(trainer, pl_module)
         self.predict_progress_bar = self.init_predict_tqdm()
-        self.predict_progress_bar.total = finite(self.total_predict_batches)
+        expect(self.predict_progress_bar, finite(self.total_predict_batches))
 
     def on_predict_batch_end(
         self,

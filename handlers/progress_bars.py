@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-__all__ = ["Bar", "begin", "make_bar"]
+__all__ = ["Bar", "begin", "expect", "make_bar"]
 
 
 class Bar(Protocol):
@@ -77,6 +77,13 @@ def begin(bar: Any, total: float | None, description: str, done: int = 0) -> Non
     bar.total = total
     bar.n = done
     bar.set_description(description)
+
+
+def expect(bar: Any, total: float | None) -> None:
+    """Tell a bar that is new how much is to come; None where nobody knows."""
+    if total is not None and hasattr(bar, "container"):
+        bar.reset(total)  # a widget keeps a total of its own
+    bar.total = total
 
 
 def _is_terminal(file: Any) -> bool:
