@@ -108,8 +108,11 @@ def training_step(
     own_backward = model.backward if has["backward"] else None
     used = precision if precision is not None and precision.active else None
     kind: Kind = "manual" if manual else "train"
+    called = step
+    if strategy is not None:
+        called = strategy.step_of(model, "training_step", ends=has["training_step_end"])
     made = TrainingStep(
-        used.around(step, kind) if used else step,
+        used.around(called, kind) if used else called,
         parts.optimizers,
         manual=manual,
         takes_batch_idx=accepted(step, 0) != 1,
@@ -182,6 +185,8 @@ def evaluation_step(
     ends = stage != "predict" and overrides(model, end, LightningModule)
     used = precision if precision is not None and precision.active else None
     taken = accepted(step, 0)
+    if strategy is not None:
+        step = strategy.step_of(model, name, ends=ends)
     if used:
         step = used.around(step, "evaluate")
     if strategy is not None and strategy.active:

@@ -35,6 +35,8 @@ class Strategy:
         active: False where training steps need nothing of it.
         shares_data: whether each process gets its own share of the samples.
         lazy: whether the device only records what is computed, until :meth:`mark`.
+        broken: whether the processes cannot talk any more: one of them failed.
+        replaces_samplers: whether loaders get a sampler for this process's share.
         launcher: what starts the processes, where they have to be started; None: this process does
             the work itself.
     """
@@ -50,6 +52,8 @@ class Strategy:
         self.root_device = torch.device(device)
         self.environment = Environment() if environment is None else environment
         self.launcher: Any = None
+        self.broken = False
+        self.replaces_samplers = True
 
     # ------------------------------------------------------------------ who and where
 
@@ -104,6 +108,17 @@ class Strategy:
             manual: the user's step does its own backward passes.
         """
 
+    def step_of(self, model: nn.Module, name: str, *, ends: bool) -> Callable[..., Any]:
+        """Return the step of a model that :meth:`around` is put around.
+
+        Args:
+            model: on its device.
+            name: of the method: ``training_step``, ``validation_step`` ...
+            ends: whether the model has a method that finishes it (``training_step_end`` ...).
+        """
+        found: Callable[..., Any] = getattr(model, name)
+        return found
+
     def around(
         self, step: Callable[..., Any], kind: Kind, closes: Callable[[], bool]
     ) -> Callable[..., Any]:
@@ -125,6 +140,10 @@ class Strategy:
 
     def release(self) -> None:
         """Take back what only a run needs."""
+
+    def failed(self, error: BaseException) -> BaseException:
+        """Tell the other processes of an error; return what is to be raised for it here."""
+        return error
 
     # ------------------------------------------------------------------ data
 
@@ -150,6 +169,10 @@ class Strategy:
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Return what each process brought, in their order; plain data."""
+        return [value]
+
+    def collect(self, value: Any) -> list[Any] | None:
+        """Return what each process brought on the first one, None on the others; plain data."""
         return [value]
 
     def broadcast(self, value: Any, source: int = 0) -> Any:

@@ -73,8 +73,11 @@ class DDPStrategy(ProcessStrategy):
             options["find_unused_parameters"] = self.ddp_options.get(
                 "find_unused_parameters", False
             )
-        ids = [self.root_device] if self.root_device.type == "cuda" else None
-        self.ddp = DistributedDataParallel(_Call(model), device_ids=ids, **options)
+        self.ddp = DistributedDataParallel(_Call(model), device_ids=self.device_ids(), **options)
+
+    def device_ids(self) -> list[torch.device] | None:
+        """The one device that the model is on, as DistributedDataParallel wants to know it."""
+        return [self.root_device] if self.root_device.type == "cuda" else None
 
     def around(
         self, step: Callable[..., Any], kind: Kind, closes: Callable[[], bool]
