@@ -26,6 +26,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from leyden.backends.xla import to_host
 from leyden.handlers.checkpoint_plain import plain
 from leyden.handlers.plain_data import foreign, without_foreign
 
@@ -101,7 +102,7 @@ def dump(trainer: Any, weights_only: bool = False) -> dict[str, Any]:
     for key in set(checkpoint) - known:
         # Of the user's own making; what cannot be read back safely must not spoil the rest.
         checkpoint[key] = plain(checkpoint[key], name=key)
-    return checkpoint
+    return to_host(checkpoint)  # what lies on an XLA device; that of other devices stays
 
 
 def weights_of(trainer: Any) -> dict[str, Any]:

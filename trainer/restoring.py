@@ -11,6 +11,7 @@ from leyden.handlers import checkpoint_io, checkpoint_state
 from leyden.handlers.base import Handler
 from leyden.moments import event_named, finish, remaining
 from leyden.resuming import stateful
+from leyden.transfer import move_to_device
 
 __all__ = ["Resume", "load_resume_state", "restore"]
 
@@ -208,7 +209,11 @@ class Resume(Handler):
         )
 
     def _restore_states(self) -> None:
-        self.run.recorder.load_state_dict(self.kept["metrics"])
+        metrics, device = self.kept["metrics"], self.run.strategy.root_device
+        if device.type != "cpu" and not self.run.settings.move_metrics_to_cpu:
+            # Where they were: sums of values from two places would be added in another order.
+            metrics = move_to_device(metrics, device)
+        self.run.recorder.load_state_dict(metrics)
         states = self.kept["handlers"]
         for key, handler in stateful(self.run):
             if key in states:

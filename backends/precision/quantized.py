@@ -52,8 +52,10 @@ def fake_quantize(weight: Tensor, bits: int) -> Tensor:
         tensor([[ 0.7071,  0.0000, -0.7071]])
     """
     scales = channel_scales(weight, bits)
-    zero = torch.zeros_like(scales, dtype=torch.int32)
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    if weight.device.type == "xla":
+        return _round(weight, scales.reshape(-1, *(1,) * (weight.dim() - 1)), low, high)
+    zero = torch.zeros_like(scales, dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight, scales, zero, 0, low, high)
 
 
@@ -61,8 +63,31 @@ def fake_quantize_input(x: Tensor, bits: int) -> Tensor:
     """Round what enters a layer: symmetric, by its own largest value; gradients pass."""
     high = (1 << (bits - 1)) - 1
     scale = (x.detach().abs().amax() / high).clamp_min(_SMALLEST)
+    if x.device.type == "xla":
+        return _round(x, scale, -high - 1, high)
     zero = torch.zeros((), dtype=torch.int32, device=x.device)
     return torch.fake_quantize_per_tensor_affine(x, scale, zero, -high - 1, high)
+
+
+class _Rounding(torch.autograd.Function):
+    """torch's fake quantisation in plain arithmetic: forward and backward agree to the bit."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+        steps = (x * (1 / scale)).round()
+        ctx.save_for_backward((steps >= low) & (steps <= high))
+        return steps.clamp(low, high) * scale
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (inside,) = ctx.saved_tensors
+        return gradients[0] * inside, None, None, None
+
+
+def _round(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+    """Round as torch's own operation does, which an XLA device leaves to the CPU."""
+    rounded: Tensor = _Rounding.apply(x, scale, low, high)  # type: ignore[no-untyped-call]
+    return rounded
 
 
 class _Quantized:
