@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from leyden.backends.environments import Environment
+from leyden.backends.joining import join
 from leyden.backends.strategies.base import Strategy
 from leyden.engine.errors import MisconfigurationException
 
@@ -55,9 +56,7 @@ class ProcessStrategy(Strategy):
         backend = self.process_group_backend
         if backend is None:
             backend = "nccl" if self.root_device.type == "cuda" else "gloo"
-        dist.init_process_group(
-            backend, rank=self.global_rank, world_size=self.world_size, timeout=self.timeout
-        )
+        join(self.environment, backend, self.timeout)
         self._joined = True
 
     def disconnect(self) -> None:
