@@ -5,7 +5,7 @@ import warnings
 from typing import Any
 
 from leyden.checkpoint_choice import WORDS, choose
-from leyden.engine import Engine, Events, TrainerEvents
+from leyden.engine import Engine, Events, TrainerEvents, rng
 from leyden.engine.errors import MisconfigurationException
 from leyden.handlers import checkpoint_io, checkpoint_state
 from leyden.handlers.base import Handler
@@ -60,6 +60,8 @@ def load_resume_state(run: Any, kept: Any, epoch: int, global_step: int) -> None
     state.settle()
     run.resumed, run.kept = position, kept
     run.run_id = (kept or {}).get("run") or run.run_id
+    if kept and "streams" in kept:
+        rng.restore(kept["streams"])
     if position["epoch"] > run.settings.max_epochs:
         raise MisconfigurationException(
             f"the checkpoint is at the beginning of epoch {position['epoch']}, but "

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from leyden.engine import Events, Phase
+from leyden.engine import Events, Phase, rng
 from leyden.handlers.base import Handler
 from leyden.handlers.callback_base import CallbackBase
 from leyden.handlers.plain_data import foreign, plain
@@ -33,7 +33,9 @@ def resume_state(run: Any) -> dict[str, Any]:
         "gradients": _gradients(run),
         "logger": run.logger.state_dict() if hasattr(run.logger, "state_dict") else {},
     }
-    if run.feed is not None:
+    if run.feed is None:
+        kept["streams"] = rng.capture()  # before the training begins
+    else:
         kept["loader"] = _loader(run, position)
         if run.surroundings.outside is not None:  # a validation has streams of its own
             streams = {**kept["loader"]["streams"], "global": run.surroundings.outside}
@@ -92,7 +94,7 @@ def _position(run: Any, moment: list[Any]) -> dict[str, Any]:
     batch = 0 if over else iteration - state.epoch_start
     return {
         "iteration": iteration,
-        "epoch": state.epoch - (0 if over and phase is not Phase.EPOCH_STARTED else 1),
+        "epoch": max(state.epoch - (0 if over and phase is not Phase.EPOCH_STARTED else 1), 0),
         "batch": max(batch, 0),
         "epoch_start": state.epoch_start,
         "optimizer_steps": state.optimizer_steps,

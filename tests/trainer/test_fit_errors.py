@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from leyden import Callback
+from leyden.callbacks import ModelCheckpoint
 from leyden.engine import Events
+from leyden.engine.errors import MisconfigurationException
 from tests.trainer.tiny import BATCHES, Bare, Tiny, data, trainer
 
 HOOKS = (
@@ -205,3 +207,145 @@ def test_a_program_with_a_signal_handler_of_its_own_keeps_it(tmp_path: Path) -> 
         assert signal.getsignal(signal.SIGINT) is own
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class Failing(Watch):
+    """Fails when the training ends."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        super().on_train_end(trainer, pl_module)
+        raise self.error
+
+
+class Ends(Bare):
+    """Notes the end as a module does."""
+
+    ended = 0
+
+    def on_train_end(self) -> None:
+        self.ended += 1
+
+
+def test_every_hook_of_the_end_is_called_though_one_fails(tmp_path: Path) -> None:
+    error = LookupError("the first")
+    watchers = [Watch(), Failing(error), Watch(), Failing(OSError("the second")), Watch()]
+    made, model = run(tmp_path, *watchers), Ends()
+    with (
+        pytest.warns(RuntimeWarning, match="after LookupError: OSError: the second"),
+        pytest.raises(LookupError) as caught,
+    ):
+        made.fit(model, data())
+    assert caught.value is error
+    assert [watch.seen for watch in watchers] == [["train_end"]] * 5 and model.ended == 1
+
+
+def test_every_hook_of_the_end_is_called_after_an_error_too(tmp_path: Path) -> None:
+    error = LookupError("mine")
+    watchers = [Failing(OSError("the second")), Watch("on_train_batch_end", error), Watch()]
+    made, model = run(tmp_path, *watchers), Ends()
+    with (
+        pytest.warns(RuntimeWarning, match="after LookupError: OSError: the second"),
+        pytest.raises(LookupError) as caught,
+    ):
+        made.fit(model, data())
+    assert caught.value is error
+    assert [watch.seen for watch in watchers] == [[error, "train_end"]] * 3 and model.ended == 1
+
+
+def test_the_end_is_watched_as_every_event_is(tmp_path: Path) -> None:
+    from leyden.engine import TrainerEvents
+    from leyden.engine.watching import Watcher, watch
+
+    class Names(Watcher):
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        def event_started(self, engine: Any, channel: Any) -> None:
+            self.seen.append("(")
+
+        def handler_started(self, engine: Any, channel: Any, record: Any) -> None:
+            self.seen.append(record.user.__qualname__.partition(".")[0])
+
+        def event_ended(self, engine: Any, channel: Any) -> None:
+            self.seen.append(")")
+
+    made, names = run(tmp_path, Failing(LookupError("mine")), Watch()), Names()
+    watch(made.engine, names, [TrainerEvents.TRAINING_ENDED])
+    with pytest.raises(LookupError):
+        made.fit(Bare(), data())
+    assert names.seen == ["(", "Failing", "Watch", ")"]
+
+
+class Broken:
+    """Batches that end with an error, or too early."""
+
+    def __init__(self, good: int) -> None:
+        self.good = good
+
+    def __iter__(self) -> Any:
+        yield from list(data())[: self.good]
+        raise ConnectionError("the storage is gone")
+
+
+@pytest.mark.parametrize("good", [0, 1, 4])
+def test_steps_are_counted_when_the_loader_raises(tmp_path: Path, good: int) -> None:
+    class Counting(Callback):
+        seen: list[int] = []
+
+        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+            self.seen.append(trainer.global_step)
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            self.seen.append(trainer.global_step)
+
+    Counting.seen = []
+    made, model = run(tmp_path, Counting()), Bare()
+    with pytest.raises(ConnectionError):
+        made.fit(model, Broken(good))
+    assert [*Counting.seen, made.global_step] == [good] * 3
+    made.fit(model, data())
+    assert made.global_step == good + 2 * BATCHES
+
+
+def test_an_epoch_without_batches_did_not_take_place(tmp_path: Path) -> None:
+    class Seeing(Callback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[str] = []
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any, outputs: Any) -> None:
+            self.seen.append(f"epoch {trainer.current_epoch}")
+
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            self.seen.append("validation")
+
+    seeing = Seeing()
+    saver = ModelCheckpoint(tmp_path / "c" / "{epoch}", save_top_k=-1)
+    made = trainer(
+        tmp_path, max_epochs=3, callbacks=[seeing, saver], checkpoint_callback=True,
+    )  # fmt: skip
+    model = Tiny()
+    with pytest.raises(MisconfigurationException, match="no batch in epoch 1, though it did"):
+        made.fit(model, iter(list(data())), data(2))
+    assert seeing.seen == ["epoch 0", "validation"]
+    again = trainer(tmp_path, max_epochs=3, checkpoint_callback=ModelCheckpoint(tmp_path / "c"))
+    again.fit(Tiny(), list(data()), data(2), ckpt_path="last")
+    made.fit(model, data(), data(2))
+    assert seeing.seen[2:] == ["epoch 1", "validation", "epoch 2", "validation"]
+    assert made.global_step == again.global_step == 3 * BATCHES
+
+
+def test_an_epoch_that_somebody_ended_is_no_mistake(tmp_path: Path) -> None:
+    made = run(tmp_path)
+
+    def end_the_first(engine: Any) -> None:
+        if engine.state.epoch == 1:
+            engine.terminate_epoch()
+
+    made.engine.add_event_handler(Events.GET_BATCH_STARTED, end_the_first)
+    made.fit(Bare(), data())
+    assert (made.current_epoch, made.global_step) == (1, BATCHES)

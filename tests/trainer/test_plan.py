@@ -60,6 +60,7 @@ training
     12.25  Watch.on_train_batch_end                                callbacks[0]
        50  by_hand                          every=4                attached by hand
   EPOCH_COMPLETED
+        0  Position.refuse_empty                                3  always
        35  Validation.after_epoch           each 2 epochs       3  val_check_interval=2
        80  Stopping.after_epoch                                 3  max_steps=None *
        99  Position.end_epoch                                   3  always
@@ -93,6 +94,7 @@ training
        35  Validation.after_batch              each 2 batches     18  val_check_interval=2
        50  by_hand                             every=4             4  attached by hand
   EPOCH_COMPLETED
+        0  Position.refuse_empty                                   3  always
        20  ModuleHandler.end_epoch                                 3  model=Tiny
        35  Validation.after_epoch              each 2 epochs       3  val_check_interval=2
        80  Stopping.after_epoch                                    3  max_steps=None *

@@ -15,6 +15,9 @@ from leyden.resuming import resumable
 from tests.trainer.resume_runs import SaveIn, check_each, run
 
 HOOKS = (
+    "on_pretrain_routine_end",
+    "on_sanity_check_end",
+    "on_train_start",
     "on_batch_end",
     "on_train_batch_end",
     "on_validation_end",
