@@ -13,16 +13,15 @@ import io
 import os
 import pickle
 import re
-import secrets
 import shutil
 import tempfile
-import time
 import zipfile
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 import torch
 
+from leyden.handlers.checkpoint_leftovers import hold, remove_leftovers, unfinished_name
 from leyden.handlers.checkpoint_legacy import STAND_INS, load_trusted, stand_in, upgrade
 from leyden.handlers.checkpoint_names import is_remote
 
@@ -35,12 +34,6 @@ __all__ = [
     "save",
     "verify",
 ]
-
-# A fixed short name, not one made from the target's: that may already fill the 255 bytes there are.
-_TEMP_PREFIX = ".leyden-"
-_TEMP_SUFFIX = ".part"
-# Younger temporary files are left alone: their writer may not hold the lock yet.
-_LEFTOVER_AGE = 60.0  # seconds
 
 # In the page of advice that torch gives, what the matter is.
 _UNSUPPORTED = re.compile(r"GLOBAL [\w.<>]+|Unsupported operand \d+")
@@ -101,13 +94,11 @@ def save(obj: Any, path: str | os.PathLike[str], *, fsync: bool = True) -> None:
     directory = os.path.dirname(target)
     try:
         os.makedirs(directory, exist_ok=True)
-        _remove_leftovers(directory)
-        temporary = os.path.join(
-            directory, f"{_TEMP_PREFIX}{os.getpid():x}-{secrets.token_hex(4)}{_TEMP_SUFFIX}"
-        )
+        remove_leftovers(directory)
+        temporary = os.path.join(directory, unfinished_name())
         with open(temporary, "xb") as file:
             try:
-                _lock(file)
+                hold(file)
                 _serialize(obj, file)
                 file.flush()
                 if fsync:
@@ -230,35 +221,6 @@ def _named(error: OSError, path: str) -> OSError:
     if error.errno is None:
         return error
     return type(error)(error.errno, error.strerror or os.strerror(error.errno), path)
-
-
-def _lock(file: IO[bytes]) -> None:
-    """Hold the file while it is written, which is how leftovers are told from work in progress."""
-    with contextlib.suppress(ImportError, OSError):  # Windows; file systems without locks
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _remove_leftovers(directory: str) -> None:
-    """Remove the temporary files of writers that were killed."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    with os.scandir(directory) as entries:
-        names = [
-            entry.path
-            for entry in entries
-            if entry.name.startswith(_TEMP_PREFIX) and entry.name.endswith(_TEMP_SUFFIX)
-        ]
-    for name in names:
-        with contextlib.suppress(OSError):  # its writer is alive, or somebody else removed it
-            if time.time() - os.stat(name).st_mtime < _LEFTOVER_AGE:
-                continue
-            with open(name, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(name)
 
 
 # ---------------------------------------------------------------------------------------- reading

@@ -15,7 +15,8 @@ from leyden.engine.errors import MisconfigurationException
 from leyden.handlers.base import Order
 from leyden.handlers.checkpoint_arguments import Triggers, check_arguments, split_filepath
 from leyden.handlers.checkpoint_files import exists, make_directory, remove
-from leyden.handlers.checkpoint_names import default_directory
+from leyden.handlers.checkpoint_leftovers import remove_leftovers
+from leyden.handlers.checkpoint_names import default_directory, is_remote
 from leyden.handlers.checkpoint_ownership import Origin, is_own, same_again
 from leyden.handlers.checkpoint_record import CheckpointRecord
 from leyden.handlers.checkpoint_state import weights_of
@@ -164,6 +165,8 @@ class ModelCheckpoint(CheckpointRecord):
         )
         if writes and self.save_top_k != 0 and self.triggers.any:
             make_directory(self.dirpath)
+            if not is_remote(self.dirpath):
+                remove_leftovers(self.dirpath)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin a run: finish what a killed one had begun."""
