@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from leyden.handlers.accumulation import GradientAccumulation
     from leyden.handlers.accumulation_scheduler import GradientAccumulationScheduler
+    from leyden.handlers.agreement import Agreement
     from leyden.handlers.base import Handler, Order
     from leyden.handlers.batch_size_scaler import BatchSizeScaler
     from leyden.handlers.callback_base import CallbackBase
     from leyden.handlers.device_stats import DeviceStatsMonitor, GPUStatsMonitor
     from leyden.handlers.early_stopping import EarlyStopping
     from leyden.handlers.evaluation import Outputs
+    from leyden.handlers.filler_batches import FillerBatches
     from leyden.handlers.gradient_clipping import GradientClipping
     from leyden.handlers.gradient_norm import GradientNorm
     from leyden.handlers.interruption import Interruption
@@ -49,11 +51,13 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Agreement",
     "BatchSizeScaler",
     "CallbackBase",
     "DeviceStatsMonitor",
     "EMAWeightAveraging",
     "EarlyStopping",
+    "FillerBatches",
     "GPUStatsMonitor",
     "GradientAccumulation",
     "GradientAccumulationScheduler",
@@ -100,11 +104,13 @@ _FILES = {
     "GradientAccumulationScheduler": "accumulation_scheduler",
     "Handler": "base",
     "Order": "base",
+    "Agreement": "agreement",
     "BatchSizeScaler": "batch_size_scaler",
     "CallbackBase": "callback_base",
     "DeviceStatsMonitor": "device_stats",
     "GPUStatsMonitor": "device_stats",
     "EarlyStopping": "early_stopping",
+    "FillerBatches": "filler_batches",
     "Outputs": "evaluation",
     "GradientClipping": "gradient_clipping",
     "GradientNorm": "gradient_norm",

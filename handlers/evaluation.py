@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from leyden.backends.samplers import filler_of
 from leyden.engine import Engine
 from leyden.engine.events import Events
 from leyden.engine.rng import capture, isolate
@@ -33,6 +34,10 @@ class EvalState(TrainState):
         loader_outputs: what the steps returned, a list for each loader; kept only where asked for.
         results: what the run gives back.
         on_epoch: whether this run belongs to the end of a training epoch.
+        batch_counts: how many batches each loader has, infinity where nobody knows; written by the
+            feed.
+        filler: whether the batch of now only keeps this process in step with others; written by
+            the feed.
     """
 
     def __init__(self, counters: Mapping[Any, str]) -> None:
@@ -41,6 +46,8 @@ class EvalState(TrainState):
         self.loader_outputs: list[list[Any]] = []
         self.results: Any = None
         self.on_epoch = False
+        self.batch_counts: list[float] = []
+        self.filler = False
         super().__init__(counters)
 
 
@@ -110,6 +117,7 @@ class EvalFeed:
         self.loaders = loaders
         self.limits = limits
         self.transfer = transfer
+        state.batch_counts = list(limits)
 
     def __iter__(self) -> Iterator[Any]:
         state = self.state
@@ -118,6 +126,10 @@ class EvalFeed:
             state.epoch_start = state.iteration
             # islice never asks for the batch after the last one.
             batches: Iterable[Any] = iter(loader)
+            state.filler = False
+            filler = filler_of(loader)
+            if filler is not None:
+                batches = self._marked(batches, filler)
             if limit != float("inf"):
                 batches = islice(batches, int(limit))
             if self.transfer is not None:
@@ -128,6 +140,11 @@ class EvalFeed:
                     state.epoch_start -= 1
                     continue
                 yield batch
+
+    def _marked(self, batches: Iterable[Any], filler: int) -> Iterator[Any]:
+        for number, batch in enumerate(batches):
+            self.state.filler = number == filler
+            yield batch
 
 
 class Outputs(Handler):

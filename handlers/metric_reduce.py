@@ -99,6 +99,11 @@ class Accumulator:
         )
 
     @property
+    def op(self) -> str:
+        """'mean', 'sum', 'min', 'max', or 'keep' for a function of all values."""
+        return self._op
+
+    @property
     def weight(self) -> float:
         """What the result weighs against other processes' results; 0 without a value."""
         if self._op == "mean":

@@ -157,18 +157,25 @@ class Stage:
                 mine[key] = number
         return out
 
-    def reduced(self) -> list[tuple[Record, Any]]:
-        """Return every record that has a value for the epoch, with it, over all processes."""
+    def reduced(self, monitored: frozenset[str] = frozenset()) -> list[tuple[Record, Any]]:
+        """Return every record that has a value for the epoch, with it, over all processes.
+
+        Args:
+            monitored: names that are reduced over the processes even if nobody asked for it.
+        """
         out: list[tuple[Record, Any]] = []
-        shared: list[tuple[Record, Any, float]] = []
+        shared: list[tuple[Record, Any, float, tuple[str, Any]]] = []
         for record in self.records:
             if record.metric is not None:
                 # Its own compute() talks to the other processes.
                 if record.on_epoch and record.shown:
                     out.append((record, computed(record.metric, record.name, record.hook)))
             elif record.acc is not None and record.shown:
-                if record.sync is not None and world_size(record.sync[1]) > 1:
-                    shared.append((record, record.acc.result(), record.acc.weight))
+                sync = record.sync
+                if sync is None and record.epoch_key in monitored and record.acc.op != "keep":
+                    sync = (record.acc.op, None)
+                if sync is not None and world_size(sync[1]) > 1:
+                    shared.append((record, record.acc.result(), record.acc.weight, sync))
                 else:
                     value = record.acc.result()
                     if value is not None:
@@ -176,13 +183,27 @@ class Stage:
         if shared:
             # A name that only some processes logged in this epoch counts there only.
             parts = []
-            device = next((v.device for _, v, _ in shared if v is not None), torch.device("cpu"))
-            for record, value, weight in shared:
-                assert record.sync is not None
-                value = _placeholder(record.sync[0], device) if value is None else value
-                parts.append((value, torch.tensor(float(weight), device=device), *record.sync))
-            out += zip([r for r, _, _ in shared], all_reduce(parts), strict=True)
+            device = next((v.device for _, v, *_ in shared if v is not None), torch.device("cpu"))
+            for _, value, weight, sync in shared:
+                value = _placeholder(sync[0], device) if value is None else value
+                parts.append((value, torch.tensor(float(weight), device=device), *sync))
+            out += zip([r for r, *_ in shared], all_reduce(parts), strict=True)
         return out
+
+    def fold(self) -> None:
+        """Fold what came so far into the running values, so that a batch can be taken back."""
+        for record in self.records:
+            if record.acc is not None:
+                record.acc.flush()
+
+    def drop_batch(self) -> None:
+        """Take back what came since :meth:`fold`; the names that were logged stay known."""
+        for record in self.records:
+            record.pending = False
+            if record.acc is not None:
+                record.acc.values.clear()
+                record.acc.weights.clear()
+        self.pending.clear()
 
     def forget(self) -> None:
         """Drop every value, and keep the records for the next epoch."""

@@ -34,10 +34,8 @@ class MetricRecorder:
     detached and appended to a list.
 
     Args:
-        log_every_n_steps: a step row goes to the logger when the number of the step, counted
-            from 1, is a multiple of it; 0 never.
-        move_metrics_to_cpu: keep logged tensors in host memory. This waits for the device on each
-            logged value, and is worth it only where device memory is short.
+        log_every_n_steps: a step row goes to the logger at each multiple of it; 0 never.
+        move_metrics_to_cpu: keep logged tensors in host memory; waits for the device each time.
         logger: gets ``log_metrics(numbers, step)`` for each row; None keeps the dicts only.
         fast_dev_run: write every step.
 
@@ -48,6 +46,7 @@ class MetricRecorder:
         hook: the name of the hook or step that runs now; whoever calls user code assigns it.
         stage: "train", "sanity", "validate", "test" or "predict".
         busy: whether anything was logged since the last `train_batch_ended`.
+        monitored: what decisions depend on: reduced over all processes, asked for or not.
     """
 
     state_keys = ("records", "objects", "batches", "since_flush", "dicts")
@@ -64,6 +63,7 @@ class MetricRecorder:
         self.move_metrics_to_cpu = move_metrics_to_cpu
         self.logger = logger
         self.fast_dev_run = fast_dev_run
+        self.monitored: frozenset[str] = frozenset()
         self.callback_metrics: dict[str, Any] = {}
         self.logged_metrics = LazyScalars()
         self.progress_bar_metrics = LazyScalars()
@@ -435,7 +435,7 @@ class MetricRecorder:
         """Reduce the stage's epoch values, show them, and write their row."""
         stage = self._stage
         row: dict[str, Any] = {}
-        for record, value in stage.reduced():
+        for record, value in stage.reduced(self.monitored):
             if self.move_metrics_to_cpu:
                 value = value.cpu()
             self.callback_metrics[record.epoch_key] = value

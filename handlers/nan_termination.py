@@ -1,5 +1,6 @@
 """End a run at the first NaN or infinity, and say where it is."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,11 +19,18 @@ class NanTermination(Handler):
     optimizer step, which is a host sync: a run that asks for this check wants to stop before the
     bad step is made.
 
+    Args:
+        agree: whether any of the processes says True; with it all of them end at the same step.
+
     Source: ``terminate_on_nan`` of PyTorch Lightning 1.1.
     """
 
     order = 40.0
     order_reason = "after clipping (20) and hooks (30): it sees what the optimizer will use"
+
+    def __init__(self, agree: Callable[[bool], bool] | None = None) -> None:
+        super().__init__()
+        self.agree = agree
 
     def attach(self, engine: Engine) -> None:
         self.listen(engine, TrainerEvents.GRADIENTS_READY, self.check)
@@ -32,20 +40,24 @@ class NanTermination(Handler):
         state: Any = engine.state
         loss, model = state.loss, state.model
         parameters = list(model.parameters()) if model is not None else []
+        where = None
         with torch.no_grad():
             # A sum is finite only if its terms are, but it may overflow: the closer look decides.
             sums = [parameter.sum() for parameter in parameters]
             if loss is not None:
                 sums.append(loss.detach().sum())
-            if not sums or bool(torch.isfinite(torch.stack([s.float() for s in sums]).sum())):
-                return
-            where = first_bad(loss, model)
+            if sums and not torch.isfinite(torch.stack([s.float() for s in sums]).sum()):
+                where = first_bad(loss, model)
+        if self.agree is not None and self.agree(where is not None) and where is None:
+            where = "the loss of another process is NaN or infinite"
         if where is not None:
-            raise ValueError(
+            error = ValueError(
                 f"{where} at epoch {state.epoch - 1}, batch {state.batch_idx} (optimizer step "
                 f"{state.optimizer_steps}): lower the learning rate, clip the gradients, or look "
                 "for bad input"
             )
+            error.on_all_ranks = self.agree is not None  # type: ignore[attr-defined]
+            raise error
 
 
 def first_bad(loss: Tensor | None, model: Any) -> str | None:

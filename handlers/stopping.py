@@ -21,6 +21,10 @@ class Stopping(Handler):
         min_steps: optimizer steps that run in any case; None: none.
         say: called with a message when a stop has to wait.
 
+    Attributes:
+        together: several processes train: a stop is asked for here, and acts where all know of it.
+        asked: whether this process asked for such a stop.
+
     Runs on: ITERATION_COMPLETED only where a number of steps is given; EPOCH_STARTED and
     EPOCH_COMPLETED.
 
@@ -57,6 +61,8 @@ class Stopping(Handler):
         self.min_epochs = min_epochs
         self.min_steps = min_steps
         self.say = say
+        self.together = False
+        self.asked = False
         self.asked_in = 1
         self._engine: Engine | None = None
         self._should_stop = False
@@ -69,6 +75,7 @@ class Stopping(Handler):
     @should_stop.setter
     def should_stop(self, value: bool) -> None:
         self._should_stop = value
+        self.asked = self.asked and value
         if self._engine is not None:
             state: Any = self._engine.state
             state.should_stop = value
@@ -83,7 +90,14 @@ class Stopping(Handler):
         self.listen(engine, Events.EPOCH_COMPLETED, self.after_epoch)
 
     def stop(self) -> None:
-        """Ask for the end: after this batch, if enough has run."""
+        """Ask for the end: after this batch, if enough has run; see ``together``."""
+        if self.together:
+            self.asked = True
+        else:
+            self.act()
+
+    def act(self) -> None:
+        """Stop after this batch, if enough has run."""
         engine = self._engine
         if not self.should_stop and engine is not None:
             self.asked_in = max(engine.state.epoch, 1)

@@ -130,7 +130,9 @@ def _flush(settings: Any, run: Run) -> Any:
 
 
 def _nan(settings: Any, run: Run) -> Any:
-    return NanTermination() if settings.terminate_on_nan else None
+    if not settings.terminate_on_nan:
+        return None
+    return NanTermination(run.strategy.any if run.strategy.world_size > 1 else None)
 
 
 def _lifecycle(settings: Any, run: Run) -> Any:
@@ -198,6 +200,10 @@ def assemble(settings: Any, run: Run) -> None:
         if handler is not None:
             run.handlers.add(handler, origin=origin_of(feature.arguments, settings))
             run.features[feature] = handler
+    if run.strategy.world_size > 1:
+        from leyden.together import join
+
+        join(run)
 
 
 def reassemble(argument: str, settings: Any, run: Run) -> None:

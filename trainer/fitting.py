@@ -149,7 +149,7 @@ def _train(run: Run) -> BaseException | None:
         _loop(run)
         _stopped_by_signal(run)
     except BaseException as raised:  # every way out passes the end hooks, then goes on as it was
-        error = raised
+        error = _told(run, raised)
         failed(run, raised)
     if error is None:
         run.state.settle()
@@ -160,6 +160,17 @@ def _train(run: Run) -> BaseException | None:
             os.utime(run.interrupted_path)
     run.error, run.interrupted_path = None, ""
     return error
+
+
+def _told(run: Run, error: BaseException) -> BaseException:
+    """Tell the other processes, if there are any; what to raise may come from one of them."""
+    if isinstance(error, KeyboardInterrupt) and run.interruption.requested:
+        if not run.interruption.forced:
+            return error  # they know, and end here as well
+    told = run.strategy.failed(error)
+    if told is not error:
+        told.__cause__ = error
+    return told
 
 
 def _loop(run: Run) -> None:

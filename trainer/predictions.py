@@ -38,6 +38,20 @@ class Predictions:
                 )
             kept.setdefault(name, []).extend(items)
 
+    def mark(self) -> dict[tuple[str, str], int]:
+        """Say how many items there are by file and name, for :meth:`drop`."""
+        return {
+            (filename, name): len(items)
+            for filename, columns in self._files.items()
+            for name, items in columns.items()
+        }
+
+    def drop(self, mark: Mapping[tuple[str, str], int] | None) -> None:
+        """Take back what was added since the mark; None: since the beginning."""
+        for filename, columns in self._files.items():
+            for name, items in columns.items():
+                del items[(mark or {}).get((filename, name), 0) :]
+
     def write(self, rank: int = 0, world_size: int = 1) -> list[Path]:
         """Write the files and forget the predictions.
 

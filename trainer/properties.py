@@ -77,7 +77,8 @@ class TrainerProperties(HardwareProperties):
     @property
     def should_stop(self) -> bool:
         """Ask for the end of training by setting it to True."""
-        return self._run.stopping().should_stop
+        stopping = self._run.stopping()
+        return bool(stopping.should_stop or stopping.asked)
 
     @should_stop.setter
     def should_stop(self, value: bool) -> None:

@@ -230,8 +230,17 @@ class Run:
         self.cost.start()
         try:
             self.strategy.connect()
+            if self.strategy.world_size > 1:
+                from leyden.together import join
+
+                join(self)
             with self.interruption.listening(ending=stage == "fit"), memory_explained(self):
                 yield
+        except Exception as error:
+            told = self.strategy.failed(error)
+            if told is error:
+                raise
+            raise told from error
         finally:
             self.cost.stop()
             self.stage = None

@@ -12,7 +12,22 @@ from torch.optim import Optimizer
 from leyden.backends.environments import Environment
 from leyden.backends.precision.base import Kind
 
-__all__ = ["Strategy"]
+__all__ = ["Answer", "Strategy"]
+
+
+class Answer:
+    """What was asked of all processes, as far as it is known at once.
+
+    Args:
+        numbers: the largest of each.
+    """
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self._known = list(numbers)
+
+    def result(self) -> list[int]:
+        """Wait for all processes and return the largest of each number."""
+        return self._known
 
 
 class Strategy:
@@ -181,6 +196,14 @@ class Strategy:
 
     def barrier(self, name: str = "") -> None:
         """Wait until every process is here."""
+
+    def ask(self, numbers: Sequence[int]) -> Answer:
+        """Ask all processes for the largest of each number, without waiting for the answer."""
+        return Answer(numbers)
+
+    def compare(self, numbers: Sequence[float]) -> list[list[float]]:
+        """Return the numbers of each process, in their order."""
+        return [list(numbers)]
 
     def any(self, flag: bool) -> bool:
         """Whether one of the processes says so; waits for all of them."""

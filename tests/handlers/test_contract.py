@@ -17,12 +17,14 @@ import torch
 
 import leyden.handlers
 from leyden.backends.precision import precision_for
+from leyden.backends.strategies import Strategy
 from leyden.engine import Engine, Events, TrainerEvents
 from leyden.engine.step import register_training_events
 from leyden.handlers import Handler, ModelCheckpoint
 from leyden.handlers.callback_base import CallbackBase
 from leyden.handlers.evaluation import evaluator
 from leyden.handlers.loggers import DummyLogger
+from leyden.handlers.metric_stage import Stage
 from leyden.handlers.precision import PrecisionHandler
 from tests.trainer.tiny import BATCHES, Tiny, data, trainer, weights
 
@@ -58,6 +60,12 @@ class Ignored:
 
 #: How each handler is made. A handler that is not here fails the test below.
 CASES: dict[str, Make] = {
+    "Agreement": lambda root: leyden.handlers.Agreement(
+        Strategy(), stopping=leyden.handlers.Stopping, interruption=leyden.handlers.Interruption()
+    ),
+    "FillerBatches": lambda root: leyden.handlers.FillerBatches(
+        [evaluator(lambda engine, batch: None, "test")], lambda: Stage("test"), lambda: None
+    ),
     "DeviceStatsMonitor": lambda root: leyden.handlers.DeviceStatsMonitor(cpu_stats=True),
     "PrecisionHandler": lambda root: PrecisionHandler(precision_for("16-mixed")),
     "EMAWeightAveraging": lambda root: leyden.handlers.EMAWeightAveraging(decay=0.5),
