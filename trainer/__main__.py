@@ -33,7 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for parser_of_script in (running, planning):
         parser_of_script.add_argument("script")
         parser_of_script.add_argument("arguments", nargs=argparse.REMAINDER)
-    commands.add_parser("doctor", help="versions, devices, extras, and what is refused here")
+    asking = commands.add_parser(
+        "doctor", help="versions, devices, extras, and what each argument can use here"
+    )
+    asking.add_argument("--json", action="store_true", help="all of it, for programs")
     given = parser.parse_args(arguments)
     run = {
         "doctor": _doctor,
@@ -58,9 +61,9 @@ def _plan(given: argparse.Namespace) -> int:
 
 
 def _doctor(given: argparse.Namespace) -> int:
-    from leyden.commands import doctor
+    from leyden.doctor import doctor, findings
 
-    print(doctor())
+    print(json.dumps(findings(), indent=2) if given.json else doctor())
     return 0
 
 

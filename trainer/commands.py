@@ -1,33 +1,12 @@
-"""What ``python -m leyden run``, ``plan`` and ``doctor`` do."""
+"""What ``python -m leyden run`` and ``plan`` do."""
 
-import importlib.metadata
-import importlib.util
-import platform
 import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["doctor", "plan_script", "run_script"]
-
-#: extra -> the package that it brings, as imported.
-EXTRAS = {
-    "cli": "jsonargparse",
-    "gpu": "pynvml",
-    "launch": "cloudpickle",
-    "metrics": "torchmetrics",
-    "mlflow": "mlflow",
-    "monitor": "psutil",
-    "onnx": "onnx",
-    "plot": "matplotlib",
-    "quant": "torchao",
-    "remote": "fsspec",
-    "rich": "rich",
-    "tpu": "torch_xla",
-    "wandb": "wandb",
-    "yaml": "yaml",
-}
+__all__ = ["plan_script", "run_script"]
 
 
 class _Planned(BaseException):
@@ -76,32 +55,3 @@ def plan_script(script: str, arguments: Sequence[str]) -> int:
 def _no_trainer(script: str) -> int:
     print(f"{script} ended without a call of fit, test, validate or predict", file=sys.stderr)
     return 1
-
-
-def doctor() -> str:
-    """What is here: versions, devices, extras, and the arguments that are refused."""
-    import torch
-
-    from leyden.config_rules import NOT_YET
-
-    packages = ("leyden", "torch", "pytorch-ignite", "tensorboardX", "tqdm", "numpy")
-    lines = [f"python {platform.python_version()} on {platform.platform()}"]
-    lines += [f"{name} {_version(name)}" for name in packages]
-    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    devices = [f"{torch.get_num_threads()} CPU threads", f"{cuda} CUDA devices"]
-    devices += ["MPS"] if torch.backends.mps.is_available() else []
-    lines.append(f"devices: {', '.join(devices)}")
-    lines.append("extras:")
-    for extra, package in EXTRAS.items():
-        there = importlib.util.find_spec(package) is not None
-        lines.append(f"  {extra:8} {'there' if there else f'pip install leyden[{extra}]'}")
-    lines.append("arguments that are refused in this version:")
-    lines += [f"  {name}: {row.why}" for name, row in sorted(NOT_YET.items())]
-    return "\n".join(lines)
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

@@ -1,12 +1,21 @@
 """The command line: scripts written for Lightning 1.x, plans, and what is here."""
 
+import importlib.metadata
+import json
+import platform
+import re
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import leyden
 from leyden import compat
 from leyden.__main__ import main
+from leyden.config import CHECKS
+from leyden.config_rules import NOT_YET
+from leyden.doctor import doctor, findings
 from leyden.trainer import Trainer
 
 SCRIPT = """
@@ -73,9 +82,56 @@ def test_a_script_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nowhere.py" in capsys.readouterr().err
 
 
-def test_doctor_names_versions_extras_and_what_is_refused(
+def test_doctor_names_versions_devices_extras_and_what_works(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert "torch 2." in out and "extras:" in out and "tpu_cores:" in out
+    assert out.startswith(f"leyden {leyden.__version__}, Python {platform.python_version()}")
+    assert re.search(rf"^  torch +{re.escape(torch.__version__)}$", out, re.MULTILINE)
+    assert re.search(r"^  CPU +.*\d threads", out, re.MULTILINE)
+    assert re.search(r"^  precision=.* works$", out, re.MULTILINE)
+    assert max(len(line) for line in out.splitlines()[1:]) <= 100
+
+
+def test_doctor_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["leyden"] == leyden.__version__
+    assert found["devices"]["cpu"]["count"] == 1
+    assert {row["argument"] for row in found["arguments"]} <= set(CHECKS)
+    assert set(found["refused"]) == set(NOT_YET)
+
+
+def test_doctor_compares_extras_with_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Made:
+        requires = [
+            'torch; extra == "there"',
+            'torch>=999; extra == "old"',
+            'no-such-package>=1; extra == "missing"',
+            "torch",
+            'pytest; extra == "test"',
+        ]
+
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda name: [Made()])
+    extras = findings()["extras"]
+    assert set(extras) == {"there", "old", "missing"}
+    assert extras["there"] == {"packages": {"torch": torch.__version__}, "missing": []}
+    assert "has to be >=999" in extras["old"]["missing"][0]
+    assert extras["missing"]["missing"] == ["no-such-package is not installed"]
+    text = doctor()
+    assert "pip install 'leyden[missing]'" in text and f"torch {torch.__version__}" in text
+
+
+def test_doctor_tells_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = {"id": 0, "name": "Big", "memory": 80 * 2**30, "used": 2**30, "capability": [9, 0]}
+    kinds = {"cuda": {"count": 1, "why": "", "devices": [gpu]}}
+    kinds["tpu"] = {"count": 0, "why": "torch_xla is missing", "devices": []}
+    rows = [{"argument": "gpus", "value": "1", "usable": True, "why": ""}]
+    monkeypatch.setattr(
+        "leyden.backends.devices.report", lambda: {"kinds": kinds, "arguments": rows}
+    )
+    text = doctor()
+    assert "0: Big, 80.0 GiB of memory, 1.0 GiB in use, compute capability 9.0" in text
+    assert re.search(r"TPU +none: torch_xla is missing", text)
+    assert re.search(r"gpus=1 +works", text)
