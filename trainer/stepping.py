@@ -12,6 +12,7 @@ from leyden.engine.errors import MisconfigurationException, ReportedValue
 from leyden.engine.step import TrainingStep
 from leyden.handlers.evaluation import EvaluationStep
 from leyden.handlers.hooks import WORDS, accepted
+from leyden.handlers.metric_legacy import logs_by_return
 from leyden.module import LightningModule
 from leyden.optimizers import OptimizerSet
 from leyden.overrides import overrides
@@ -135,7 +136,23 @@ def training_step(
         made.forward = strategy.around(
             made.forward, kind, lambda: made.closes_group(trainer._run.state)
         )
+    if several and not manual:
+        _tell_each_turn(made, scope)
     return made
+
+
+def _tell_each_turn(made: TrainingStep, scope: Any) -> None:
+    """Log the 'log' entry of every optimizer's turn: the output of a batch is that of the last."""
+    name = "forward" if made.step_end is None else "step_end"
+    call = getattr(made, name)
+
+    def told(*arguments: Any) -> Any:
+        output = call(*arguments)
+        if logs_by_return(output):
+            scope.train_step_output(output, None)
+        return output
+
+    setattr(made, name, told)
 
 
 def _precise_backward(precision: Precision, own: Callable[..., Any] | None) -> Callable[..., None]:
