@@ -50,7 +50,14 @@ def _eval_batch_end(state: State) -> tuple[Any, ...]:
 
 
 def _epoch_outputs(state: State) -> tuple[Any, ...]:
-    return (getattr(state, "epoch_outputs", []),)  # an engine without a Trainer keeps none
+    # [batch][optimizer][split] is how they are kept; an engine without a Trainer keeps none.
+    kept = getattr(state, "epoch_outputs", [])
+    columns: list[list[Any]] = [[] for _ in range(max(map(len, kept), default=0))]
+    for batch in kept:
+        for column, splits in zip(columns, batch, strict=False):
+            if splits:
+                column.append([_result(split) for split in splits])
+    return (columns,)
 
 
 def _predictions(state: State) -> tuple[Any, ...]:

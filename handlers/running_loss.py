@@ -65,6 +65,13 @@ class RunningLoss(Handler):
             self._steps.append(_mean(group, factor))
             self.group = []
 
+    def start(self, engine: Engine) -> None:
+        """Begin in the middle of a run: the batch that ran last stands for its group."""
+        self.keep(engine)
+        state: Any = engine.state
+        if self.group and not self._steps and state.optimizer_steps:
+            self._steps.append(_mean(self.group, state.accumulate_grad_batches))
+
     def mean(self) -> Tensor | None:
         """The mean over the window, a tensor on its device.
 

@@ -132,7 +132,7 @@ class Timer(CallbackBase):
         if self.interval == "step":
             self._stop_if_over(trainer)
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any, outputs: Any) -> None:
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Stop after an epoch if the time is up."""
         if self.interval == "epoch":
             self._stop_if_over(trainer)

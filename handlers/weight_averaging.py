@@ -350,7 +350,7 @@ class StochasticWeightAveraging(WeightAveraging):
             last = self.swa_lrs if isinstance(self.swa_lrs, (int, float)) else self.swa_lrs[index]
             group["lr"] = self.first_rates[index] + share * (last - self.first_rates[index])
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any, outputs: Any) -> None:
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Take the weights of the epoch's end into the average."""
         if trainer.current_epoch >= self.first_epoch(trainer):
             self.update(pl_module)

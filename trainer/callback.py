@@ -93,8 +93,9 @@ class Callback(CallbackBase):
         Args:
             trainer: The Trainer.
             pl_module: The module.
-            outputs: What the steps returned, a list for each optimizer; kept only for those who
-                take it. An override may leave it out.
+            outputs: What the steps returned, ``[optimizer][batch][split]``, each a dict as in
+                ``on_train_batch_end``; kept only for those who take it: an override may leave the
+                argument out.
         """
 
     def on_batch_start(self, trainer: Any, pl_module: Any) -> None:

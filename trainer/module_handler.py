@@ -4,8 +4,9 @@ from typing import Any
 
 from leyden.engine import Engine, Events
 from leyden.handlers.base import Handler, Order
+from leyden.handlers.callback_base import CallbackBase
 from leyden.handlers.evaluation import Outputs
-from leyden.handlers.hooks import WORDS, bind_module, hooks_of
+from leyden.handlers.hooks import WORDS, accepted, bind_module, hooks_of
 from leyden.module import LightningModule
 from leyden.overrides import overrides
 
@@ -55,8 +56,23 @@ class ModuleHandler(Handler):
         self.listen(engine, Events.EPOCH_STARTED, self._begin_epoch, order=1)
         self.listen(engine, Events.EPOCH_COMPLETED, self._end_epoch, order=20)
         self.listen(engine, Events.ITERATION_COMPLETED, self._end_batch, order=Order.METRICS)
-        if self.defines("training_epoch_end") or self.defines("on_train_epoch_end"):
+        if self._epoch_is_read(engine):
             self.listen(engine, Events.ITERATION_COMPLETED, self._keep, order=4)
+
+    def _epoch_is_read(self, engine: Engine) -> bool:
+        """Whether somebody takes what all steps of an epoch returned."""
+        hook = "on_train_epoch_end"
+        if self.defines("training_epoch_end"):
+            return True
+        if self.defines(hook) and accepted(getattr(self.model, hook), 0) != 0:
+            return True
+        state: Any = engine.state
+        listed = getattr(state.trainer, "callbacks", ())
+        callbacks = [callback for callback in listed if isinstance(callback, CallbackBase)]
+        return any(
+            callback.defines(hook) and accepted(getattr(callback, hook), 2) != 0
+            for callback in callbacks
+        )
 
     def _begin_epoch(self, engine: Engine) -> None:
         self.kept_outputs = []
@@ -72,7 +88,8 @@ class ModuleHandler(Handler):
     def _end_batch(self, engine: Engine) -> None:
         state: Any = engine.state
         output = state.output
-        if type(output) is dict and ("log" in output or "progress_bar" in output):
+        # A dict of any kind: 1.1's own examples return an OrderedDict.
+        if isinstance(output, dict) and ("log" in output or "progress_bar" in output):
             self.recorder.train_step_output(output, state.loss)
         recorder = self.recorder
         if recorder.busy:

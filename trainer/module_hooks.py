@@ -208,8 +208,8 @@ class ModuleHooks(DataHooks):
         """Run at the end of each training epoch, before ``training_epoch_end``.
 
         Args:
-            outputs: What the steps returned, a list for each optimizer. Kept only if this method,
-                or that of a callback, takes it; an override may leave it out.
+            outputs: What the steps returned, ``[optimizer][batch][split]``. Kept only if this
+                method, or that of a callback, takes it; an override may leave it out.
         """
 
     def on_train_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int) -> int | None:

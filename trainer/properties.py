@@ -284,7 +284,7 @@ class TrainerProperties(HardwareProperties):
         handlers = self._run.handlers
         if "RunningLoss" not in handlers:
             handler = handlers.add(RunningLoss(), origin="progress_bar_dict")
-            handler.keep(self._run.engine)
+            handler.start(self._run.engine)
         return handlers["RunningLoss"].mean()
 
     # ------------------------------------------------------------------ loggers, callbacks, paths

@@ -58,3 +58,12 @@ def test_the_window_is_the_state() -> None:
 def test_an_empty_window_is_refused() -> None:
     with pytest.raises(ValueError, match="window=0 is below 1"):
         RunningLoss(0)
+
+
+def test_asked_for_late_the_last_batch_stands_for_its_group() -> None:
+    running = RunningLoss()
+    run = Small(GradientAccumulation(2))
+    run.engine.listen(Events.ITERATION_COMPLETED(once=3), lambda engine: running.start(engine))
+    run.run(epochs=1, count=4)
+    (found,) = running.losses
+    assert math.isfinite(float(found))

@@ -1,0 +1,96 @@
+"""What steps return: to whom it is handed on, in which form, and how its 'log' entry is logged."""
+
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import leyden
+from tests.trainer.tiny import trainer
+
+
+class Two(leyden.LightningModule):
+    """Two optimizers, each of which returns something of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+
+    def training_step(self, batch: Any, batch_idx: int, optimizer_idx: int) -> Any:
+        loss = (self.left, self.right)[optimizer_idx](batch).mean()
+        name = ("left", "right")[optimizer_idx]
+        shown = {name: torch.tensor(float(batch_idx + 1))}
+        return OrderedDict({"loss": loss, "log": shown, "progress_bar": shown})
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.left, self.right)]
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(torch.ones(8, 2), batch_size=2)  # type: ignore[arg-type]
+
+
+class One(Two):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:  # type: ignore[override]
+        return {"loss": self.left(batch).mean(), "number": batch_idx}
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_what_every_optimizer_returns_is_logged() -> None:
+    made = trainer(log_every_n_steps=1, max_epochs=1)
+    made.fit(Two())
+    for metrics in (made.logged_metrics, made.progress_bar_metrics, made.callback_metrics):
+        assert metrics["left"] == metrics["right"] == 4
+
+
+def test_with_a_step_end_it_is_what_that_returns() -> None:
+    class Ends(Two):
+        def training_step_end(self, output: Any) -> Any:
+            return {**output, "log": {name: value * 2 for name, value in output["log"].items()}}
+
+    made = trainer(log_every_n_steps=1, max_epochs=1)
+    made.fit(Ends())
+    assert made.logged_metrics["left"] == made.logged_metrics["right"] == 8
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_callback_gets_what_the_steps_of_an_epoch_returned(accumulate: int) -> None:
+    seen: list[Any] = []
+
+    class Reads(leyden.Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any, outputs: Any) -> None:
+            seen.append(outputs)
+
+    trainer(callbacks=[Reads()], max_epochs=2, accumulate_grad_batches=accumulate).fit(One())
+    for outputs in seen:
+        ((*batches,),) = outputs
+        assert [split["number"] for (split,) in batches] == [0, 1, 2, 3]
+        assert all(split["minimize"].grad_fn is None for (split,) in batches)
+    assert len(seen) == 2
+
+
+def test_a_module_gets_them_for_each_optimizer() -> None:
+    seen: list[Any] = []
+
+    class Reads(Two):
+        def on_train_epoch_end(self, outputs: Any) -> None:
+            seen.append(outputs)
+
+    trainer(max_epochs=1).fit(Reads())
+    ((left, right),) = seen
+    assert len(left) == len(right) == 4
+    assert left[2][0]["minimize"] != right[2][0]["minimize"]
+
+
+def test_nothing_is_kept_for_who_takes_nothing() -> None:
+    kept: list[int] = []
+
+    class Leaves(leyden.Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # type: ignore[override]
+            kept.append(len(trainer._run.module_handler.kept_outputs))
+
+    trainer(callbacks=[Leaves()], max_epochs=1).fit(One())
+    assert kept == [0]
