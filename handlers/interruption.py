@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 from leyden.engine import Engine
+from leyden.handlers.callback_base import CallbackBase
 
 __all__ = ["Interruption"]
 
@@ -17,16 +18,23 @@ _ENDING = tuple(
 )
 
 
-class Interruption:
+class Interruption(CallbackBase):
     """Turns the first signal into a request that the engines honour at their next event.
+
+    A Trainer has one. Another among its callbacks takes its place, to give a step more time or
+    less: ``Trainer(callbacks=[Interruption(grace=30)])``.
 
     No work is done inside the signal handler but setting flags. A second signal, or the end of
     the grace period, raises ``KeyboardInterrupt`` where the program is. Outside the main thread
     nothing is installed: signals never arrive there. A program with a handler of its own for one
     of the signals keeps it.
 
+    Runs on: no event; the signals set the requests that engines look at themselves.
+
+    State: none; a signal belongs to one process.
+
     Args:
-        engines: those that are told.
+        engines: those that are told; :meth:`attach` adds more.
         grace: seconds from SIGTERM or SIGUSR1 to the moment when the step is given up. Clusters
             send SIGKILL 30 seconds after SIGTERM (Kubernetes and SLURM by default), and the
             checkpoint has to be written by then.
@@ -39,8 +47,14 @@ class Interruption:
     """
 
     def __init__(self, *engines: Engine, grace: float = 20.0) -> None:
-        if not grace > 0:
-            raise ValueError(f"grace={grace!r} is not above 0: it is a number of seconds")
+        super().__init__()
+        if isinstance(grace, bool) or not isinstance(grace, (int, float)):
+            raise TypeError(f"grace={grace!r} is no number: pass seconds, such as 20.0")
+        if not 0 < grace <= threading.TIMEOUT_MAX:
+            raise ValueError(
+                f"grace={grace!r} is not above 0 and finite: pass the seconds that a step may take "
+                "after SIGTERM"
+            )
         self.engines = engines
         self.grace = grace
         self.together = False
@@ -48,6 +62,21 @@ class Interruption:
         self.forced = False
         self.number = 0
         self._clock: threading.Timer | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Tell this engine too."""
+        self.make_ready(engine)
+        if engine not in self.engines:
+            self.engines = (*self.engines, engine)
+
+    def detach(self) -> None:
+        """Tell no engine any more."""
+        self.engines = ()
+
+    @property
+    def attached(self) -> bool:
+        """Whether an engine is told."""
+        return bool(self.engines)
 
     @property
     def exit_code(self) -> int:

@@ -4,6 +4,7 @@ from leyden.callback import Callback
 from leyden.handlers.accumulation_scheduler import GradientAccumulationScheduler
 from leyden.handlers.device_stats import DeviceStatsMonitor, GPUStatsMonitor
 from leyden.handlers.early_stopping import EarlyStopping
+from leyden.handlers.interruption import Interruption
 from leyden.handlers.lr_monitor import LearningRateMonitor
 from leyden.handlers.model_checkpoint import ModelCheckpoint
 from leyden.handlers.progress import ProgressBar, ProgressBarBase
@@ -24,6 +25,7 @@ __all__ = [
     "EarlyStopping",
     "GPUStatsMonitor",
     "GradientAccumulationScheduler",
+    "Interruption",
     "LambdaCallback",
     "LearningRateMonitor",
     "ModelCheckpoint",

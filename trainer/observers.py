@@ -8,6 +8,7 @@ from leyden.config_rules import Change
 from leyden.engine.errors import MisconfigurationException, MisconfiguredType, MisconfiguredValue
 from leyden.handlers.callback_base import CallbackBase
 from leyden.handlers.early_stopping import EarlyStopping
+from leyden.handlers.interruption import Interruption
 from leyden.handlers.loggers import DummyLogger, LoggerCollection
 from leyden.handlers.model_checkpoint import ModelCheckpoint
 from leyden.handlers.profilers import AdvancedProfiler, PassThroughProfiler, SimpleProfiler
@@ -127,6 +128,10 @@ def _attach(run: Run, settings: Settings, callback: Any, origin: str) -> None:
                 "does nothing"
             )
         return
+    if isinstance(callback, Interruption):
+        if any(isinstance(one, Interruption) for one in run.features[LISTED][:-1]):
+            raise MisconfiguredValue("callbacks holds two Interruptions: give one")
+        run.interruption = callback
     if callback not in run.handlers:
         run.handlers.add(callback, origin=origin)
 
@@ -135,6 +140,8 @@ def _detach(run: Run, callback: Any) -> None:
     run.features[LISTED] = [known for known in run.features[LISTED] if known is not callback]
     if callback in run.handlers:
         run.handlers.remove(callback)
+    if callback is run.interruption:
+        run.interruption = Interruption(run.engine, *run.evaluators.values())
 
 
 def _holds(callbacks: Iterable[Any], one: Any) -> bool:

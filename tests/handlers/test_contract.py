@@ -76,6 +76,7 @@ CASES: dict[str, Make] = {
     ),
     "GradientClipping": lambda root: leyden.handlers.GradientClipping(0.01),
     "GradientNorm": lambda root: leyden.handlers.GradientNorm(2, lambda norms: None),
+    "Interruption": lambda root: leyden.handlers.Interruption(grace=30),
     "Journal": lambda root: leyden.handlers.Journal(root / "journal.jsonl", losses=True),
     "LRFinder": lambda root: leyden.handlers.LRFinder(num_training=99),
     "LRSchedulers": scheduler,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import leyden
-from leyden.callbacks import ModelCheckpoint
+from leyden.callbacks import Interruption, ModelCheckpoint
+from leyden.engine.errors import MisconfigurationException
 from tests.trainer.resume_runs import run
 
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
@@ -107,13 +110,12 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
 def test_the_end_of_the_grace_period_gives_the_step_up(tmp_path: Path) -> None:
     class Slow(leyden.Callback):
         def on_train_batch_end(self, trainer: Any, *rest: Any) -> None:
-            trainer._run.interruption.grace = 0.01
             os.kill(os.getpid(), signal.SIGTERM)
             while True:  # a step that takes too long
                 pass
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, callbacks=(Slow(),))
+        run(tmp_path, callbacks=(Slow(), Interruption(grace=0.01)))
 
 
 def test_a_handler_of_the_users_own_stays(tmp_path: Path) -> None:
@@ -124,3 +126,85 @@ def test_a_handler_of_the_users_own_stays(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert heard == [signal.SIGTERM]
+
+
+PROGRAM = """
+import os, signal, sys, time
+import leyden
+from leyden.callbacks import Interruption, ModelCheckpoint
+from tests.trainer.tiny import Bare, data, trainer
+
+class Long(leyden.Callback):
+    def on_before_backward(self, trainer, pl_module, loss):
+        if trainer.batch_idx == 2:
+            print("begun", flush=True)
+            end = time.monotonic() + float(sys.argv[2])
+            while time.monotonic() < end:
+                pass
+            print("step done", flush=True)
+
+    def on_train_end(self, trainer, pl_module):
+        print("train end", flush=True)
+
+made = trainer(
+    sys.argv[1], max_epochs=2, checkpoint_callback=ModelCheckpoint(sys.argv[1]),
+    callbacks=[Long(), *([Interruption(grace=float(sys.argv[3]))] if sys.argv[3] else [])],
+)
+made.fit(Bare(), data())
+print("went on")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "seconds, grace, told",
+    [
+        ("0.3", "", ["begun", "step done", "train end"]),
+        ("0.3", "60", ["begun", "step done", "train end"]),
+        ("60", "0.2", ["begun", "train end"]),
+    ],
+)
+def test_a_real_sigterm_and_the_grace_period(
+    tmp_path: Path, seconds: str, grace: str, told: list[str]
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path), seconds, grace],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+    out, errors = process.communicate(timeout=50)  # the long step alone would take longer
+    assert ["begun", *out.split("\n")[:-1]] == told
+    saved = list(tmp_path.glob("interrupted.ckpt"))
+    if "step done" in told:
+        assert process.returncode == 128 + signal.SIGTERM and len(saved) == 1, errors
+    else:
+        assert process.returncode != 0 and not saved and "KeyboardInterrupt" in errors
+
+
+def test_an_interruption_among_the_callbacks_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    mine = Interruption(grace=7.5)
+    made = leyden.Trainer(default_root_dir=str(tmp_path), callbacks=[mine], logger=False)
+    assert made._run.interruption is mine and set(mine.engines) == {
+        made.engine, *made._run.evaluators.values()
+    }  # fmt: skip
+    made.callbacks.remove(mine)
+    with made._running():
+        assert made._run.interruption is not mine and not mine.engines
+    with pytest.raises(MisconfigurationException, match="two Interruptions"):
+        leyden.Trainer(callbacks=[Interruption(), Interruption()], logger=False)
+
+
+@pytest.mark.parametrize("grace", [0, -1.0, float("inf"), float("nan")])
+def test_a_grace_period_that_is_none(grace: float) -> None:
+    with pytest.raises(ValueError, match=f"grace={grace!r} is not above 0 and finite"):
+        Interruption(grace=grace)
+
+
+def test_a_grace_period_that_is_no_number() -> None:
+    with pytest.raises(TypeError, match="grace='20' is no number"):
+        Interruption(grace="20")  # type: ignore[arg-type]
