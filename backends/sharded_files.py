@@ -19,7 +19,16 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-__all__ = ["checksums", "is_sharded", "put_in_place", "read", "shapes", "verify", "write"]
+__all__ = [
+    "checksums",
+    "is_sharded",
+    "is_spread",
+    "put_in_place",
+    "read",
+    "shapes",
+    "verify",
+    "write",
+]
 
 _INDEX = ".metadata"
 _PART = ".part"
@@ -66,6 +75,13 @@ class _Index(pickle.Unpickler):
 def is_sharded(path: str | os.PathLike[str]) -> bool:
     """Whether ``path`` is such a directory."""
     return os.path.isfile(os.path.join(os.fspath(path), _INDEX))
+
+
+def is_spread(value: object) -> bool:
+    """Whether a value is this process's part of a tensor."""
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(value, DTensor)
 
 
 def write(tensors: Mapping[str, Any], folder: str | os.PathLike[str], group: Any = None) -> str:

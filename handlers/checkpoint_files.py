@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import shutil
 
 from leyden.handlers.checkpoint_archive import filesystem_of
+from leyden.handlers.checkpoint_folder import is_folder
 from leyden.handlers.checkpoint_names import is_remote
 
 __all__ = ["exists", "make_directory", "remove", "write_text"]
@@ -18,11 +20,14 @@ def exists(path: str) -> bool:
 
 
 def remove(path: str) -> None:
-    """Remove a file; one that is gone already is fine."""
+    """Remove a checkpoint, file or directory; one that is gone already is fine."""
     if is_remote(path):
         filesystem, name = filesystem_of(path)
         with contextlib.suppress(FileNotFoundError):
             filesystem.rm(name)
+        return
+    if is_folder(path):
+        shutil.rmtree(path)
         return
     with contextlib.suppress(FileNotFoundError):
         os.remove(path)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import pickle
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from leyden.backends import sharded_files
 from leyden.handlers import checkpoint_archive
-from leyden.handlers.checkpoint_archive import DamagedCheckpoint
+from leyden.handlers.checkpoint_archive import DamagedCheckpoint, UnsafeCheckpoint
 
-__all__ = ["PLAIN", "is_folder", "join", "load", "save", "split", "verify"]
+__all__ = ["PLAIN", "is_folder", "join", "load", "save", "split", "tensors_of", "verify"]
 
 #: The file beside the tensors: everything else of the checkpoint.
 PLAIN = "leyden.ckpt"
-_FILES = "leyden_files"
+_FILES, _ORDER = "leyden_files", "leyden_order"
 _MODEL, _OPTIMIZERS, _GRADIENTS = "state_dict", "optimizer_states", "gradients"
 
 
@@ -26,9 +28,13 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
 
 
 def split(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Part a checkpoint into plain data and named tensors of model, optimizers and gradients."""
+    """Part a checkpoint into what the first process writes, and named parts of tensors.
+
+    Tensors that every process has, such as running means, are those of the first.
+    """
     plain, tensors = dict(checkpoint), {}
     plain[_MODEL] = _part(checkpoint[_MODEL], _MODEL, tensors)
+    plain[_ORDER] = list(checkpoint[_MODEL])
     if _OPTIMIZERS in checkpoint:
         plain[_OPTIMIZERS] = [
             {
@@ -50,7 +56,7 @@ def split(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tens
 def _part(values: Mapping[Any, Any], path: str, tensors: dict[str, Tensor]) -> dict[Any, Any]:
     rest = {}
     for name, value in values.items():
-        if isinstance(value, Tensor):
+        if sharded_files.is_spread(value):
             tensors[f"{path}/{name}"] = value
         else:
             rest[name] = value
@@ -73,6 +79,7 @@ def join(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, A
             index, number, name = name.split("/", 2)
             values = states[int(index)]["state"]
             values[int(number)] = {**values.get(int(number), {}), name: value}
+    whole[_MODEL] = {name: whole[_MODEL][name] for name in whole.pop(_ORDER)}
     if _OPTIMIZERS in plain:
         whole[_OPTIMIZERS] = states
     if gradients:
@@ -110,34 +117,80 @@ def _plain(path: str | os.PathLike[str], **options: Any) -> tuple[dict[str, Any]
     return plain, plain.pop(_FILES, {})
 
 
-def verify(path: str | os.PathLike[str]) -> None:
-    """Check every file of a directory against what was written.
+def verify(path: str | os.PathLike[str]) -> bool:
+    """Check a checkpoint, file or directory, against what was written.
+
+    Returns:
+        Whether there was something to check it by; see ``checkpoint_archive.verify``.
 
     Raises:
         DamagedCheckpoint: a file is missing, truncated or changed.
     """
-    name = os.path.join(os.fspath(path), PLAIN)
-    checkpoint_archive.verify(name)
+    if not is_folder(path):
+        return checkpoint_archive.verify(path)
     why = sharded_files.verify(path, _plain(path)[1])
     if why:
         raise DamagedCheckpoint(path, why)
+    return True
 
 
 def load(
-    path: str | os.PathLike[str], into: Mapping[str, Tensor] | None = None, **options: Any
+    path: str | os.PathLike[str],
+    *,
+    into: Mapping[str, Tensor] | None = None,
+    check: bool = True,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Read a directory as one checkpoint.
+    """Read a checkpoint, file or directory, verified, and as data only.
 
     Args:
-        path: the directory.
-        into: tensors to fill, by the names of :func:`split`; the others are read whole.
+        path: the file or directory.
+        into: tensors to fill from a directory, by the names of :func:`tensors_of`; the others are
+            read whole.
+        check: verify the tensors of a directory; a file is verified in any case.
         options: of ``checkpoint_archive.load``.
 
     Raises:
         DamagedCheckpoint: a file is missing, truncated or changed.
     """
+    if not is_folder(path):
+        return checkpoint_archive.load(path, **options)
     plain, files = _plain(path, **options)
-    why = sharded_files.verify(path, files)
+    why = sharded_files.verify(path, files) if check else ""
     if why:
         raise DamagedCheckpoint(path, why)
-    return join(plain, sharded_files.read(path, into))
+    try:
+        tensors = sharded_files.read(path, into)
+    except pickle.UnpicklingError as error:
+        raise UnsafeCheckpoint(f"checkpoint {str(path)!r} was not read: {error}") from error
+    return join(plain, tensors)
+
+
+def tensors_of(
+    path: str | os.PathLike[str], model: Mapping[str, Tensor], optimizers: Sequence[Any]
+) -> dict[str, Tensor]:
+    """Make room for the tensors of a directory, spread as the run's own are.
+
+    Args:
+        path: the directory.
+        model: the run's state by name.
+        optimizers: the run's; a moment is spread as its parameter.
+
+    Returns:
+        New tensors, by the names of :func:`split`, to pass as ``into``.
+    """
+    into = {}
+    for name, (size, dtype) in sharded_files.shapes(path).items():
+        place, rest = name.split("/", 1)
+        like = None
+        if place in (_MODEL, _GRADIENTS):
+            like = model.get(rest)
+        else:
+            index, number, _ = rest.split("/", 2)
+            if int(index) < len(optimizers):
+                groups = optimizers[int(index)].param_groups
+                parameters = [p for group in groups for p in group["params"]]
+                like = parameters[int(number)] if int(number) < len(parameters) else None
+        if like is not None and like.shape == size:
+            into[name] = torch.empty_like(like.detach(), dtype=dtype)
+    return into

@@ -88,6 +88,12 @@ def _name(full: str) -> type[Unknown]:
     return type(full.rpartition(".")[2], (Unknown,), {"name": full})
 
 
+def _file_of(path: str | os.PathLike[str]) -> str:
+    """The file that holds all but the tensors, where a checkpoint is a directory."""
+    name = os.fspath(path)
+    return os.path.join(name, "leyden.ckpt") if os.path.isdir(name) else name
+
+
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Describe the checkpoint at ``path``.
 
@@ -101,6 +107,7 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: It is no zip archive of torch's, with the reason.
         OSError: It cannot be read.
     """
+    path = _file_of(path)
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -159,6 +166,8 @@ def peek(path: str | os.PathLike[str] | IO[bytes]) -> dict[str, Any]:
         ValueError: It is no zip archive of torch's that holds a dict.
         OSError: It cannot be read.
     """
+    if isinstance(path, (str, os.PathLike)):
+        path = _file_of(path)
     try:
         with zipfile.ZipFile(path) as archive:
             main = next(name for name in archive.namelist() if name.endswith("/data.pkl"))

@@ -4,11 +4,10 @@ from leyden.handlers.checkpoint_archive import (
     CheckpointError,
     DamagedCheckpoint,
     UnsafeCheckpoint,
-    load,
     save,
-    verify,
 )
 from leyden.handlers.checkpoint_async import AsyncWriter
+from leyden.handlers.checkpoint_folder import load, verify
 from leyden.handlers.checkpoint_inspect import inspect
 from leyden.handlers.checkpoint_ownership import Origin, is_own, origin_of
 from leyden.handlers.checkpoint_plain import plain

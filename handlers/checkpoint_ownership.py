@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from leyden.handlers.checkpoint_archive import CheckpointError, filesystem_of, load
+from leyden.handlers.checkpoint_archive import CheckpointError, filesystem_of
+from leyden.handlers.checkpoint_folder import load
 from leyden.handlers.checkpoint_inspect import peek
 from leyden.handlers.checkpoint_names import is_remote
 

@@ -26,6 +26,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from leyden.backends.strategies import Strategy
 from leyden.backends.xla import to_host
 from leyden.handlers.checkpoint_plain import plain
 from leyden.handlers.plain_data import foreign, without_foreign
@@ -49,7 +50,7 @@ _OWN_KEYS = ("version", "callback_states", "datamodule")
 _TRAINING_KEYS = ("optimizer_states", "lr_schedulers")
 
 
-def dump(trainer: Any, weights_only: bool = False) -> dict[str, Any]:
+def dump(trainer: Any, weights_only: bool = False, *, whole: bool = True) -> dict[str, Any]:
     """Build the checkpoint of a run as it is now.
 
     Tensors are those of the run, not copies: write it before the next step, or copy it.
@@ -61,6 +62,7 @@ def dump(trainer: Any, weights_only: bool = False) -> dict[str, Any]:
             ``global_step``, ``callbacks``, ``optimizers``, ``lr_schedulers``; where it has them
             ``datamodule``, ``scaler`` and ``resume_state()``.
         weights_only: leave out what only a resumed run needs.
+        whole: gather what is spread over processes; False: each brings its part.
     """
     module = _module(trainer)
     # In a hook of the last batch the counters lag behind; the position does not.
@@ -70,7 +72,7 @@ def dump(trainer: Any, weights_only: bool = False) -> dict[str, Any]:
         "epoch": epoch,
         "global_step": steps,
         "pytorch-lightning_version": LIGHTNING_VERSION,
-        "state_dict": weights_of(trainer),
+        "state_dict": weights_of(trainer, whole=whole),
     }
     if weights_only and "run" in resume:
         checkpoint["leyden"] = {"version": FORM, "run": resume["run"]}
@@ -78,7 +80,11 @@ def dump(trainer: Any, weights_only: bool = False) -> dict[str, Any]:
         checkpoint["callbacks"] = {}
         checkpoint["leyden"] = {"version": FORM, "callback_states": {}, **resume}
         _save_callbacks(trainer, module, checkpoint)
-        checkpoint["optimizer_states"] = [o.state_dict() for o in trainer.optimizers]
+        spread = strategy_of(trainer)
+        checkpoint["optimizer_states"] = [
+            spread.optimizer_state_dict(module, optimizer) if whole else optimizer.state_dict()
+            for optimizer in trainer.optimizers
+        ]
         checkpoint["lr_schedulers"] = [_schedule(s) for s in trainer.lr_schedulers]
         scaler = getattr(trainer, "scaler", None)
         if scaler is not None:
@@ -105,10 +111,17 @@ def dump(trainer: Any, weights_only: bool = False) -> dict[str, Any]:
     return to_host(checkpoint)  # what lies on an XLA device; that of other devices stays
 
 
-def weights_of(trainer: Any) -> dict[str, Any]:
-    """The weights and buffers that a checkpoint holds."""
+def strategy_of(trainer: Any) -> Strategy:
+    """How a run's parts are spread over processes."""
+    found: Strategy | None = getattr(trainer, "strategy", None)
+    return Strategy() if found is None else found
+
+
+def weights_of(trainer: Any, *, whole: bool = True) -> dict[str, Any]:
+    """The weights and buffers that a checkpoint holds; ``whole`` is that of :func:`dump`."""
     module = _module(trainer)
-    weights: dict[str, Any] = module.state_dict()
+    strategy = strategy_of(trainer)
+    weights = strategy.model_state_dict(module) if whole else module.state_dict()
     for callback in getattr(trainer, "callbacks", ()):
         # Weight averaging: the file holds the averaged weights, its own state the others.
         if hasattr(callback, "weights_to_save"):
@@ -149,13 +162,14 @@ def restore(trainer: Any, checkpoint: dict[str, Any]) -> None:
     problems = _weights(checkpoint["state_dict"], module.state_dict())
     if problems:
         _refuse(problems)
-    module.load_state_dict(checkpoint["state_dict"])
+    strategy = strategy_of(trainer)
+    strategy.load_model_state_dict(module, checkpoint["state_dict"])
     loaded = checkpoint.get("leyden", {}).get("datamodule")
     if loaded and hasattr(datamodule, "load_state_dict"):
         datamodule.load_state_dict(loaded)
     _restore_callbacks(trainer, module, checkpoint)
     for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
-        optimizer.load_state_dict(state)
+        strategy.load_optimizer_state_dict(module, optimizer, state)
     for entry, state in zip(trainer.lr_schedulers, checkpoint["lr_schedulers"], strict=True):
         # What a trusted file holds beside data (a bound method, in torch 1.7) the new object has.
         _scheduler(entry).load_state_dict(without_foreign(state)[0])

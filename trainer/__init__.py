@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from leyden import callbacks, loggers, profiler
     from leyden.callback import Callback
+    from leyden.consolidate import consolidate
     from leyden.datamodule import LightningDataModule
     from leyden.module import LightningModule
     from leyden.plotting import plot
@@ -25,6 +26,7 @@ __all__ = [
     "Trainer",
     "__version__",
     "callbacks",
+    "consolidate",
     "loggers",
     "plot",
     "profiler",
@@ -37,6 +39,7 @@ _FOUND_IN = {
     "LightningDataModule": "datamodule",
     "LightningModule": "module",
     "Trainer": "trainer",
+    "consolidate": "consolidate",
     "plot": "plotting",
     "replay": "replaying",
     "seed_everything": "seed",

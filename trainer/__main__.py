@@ -19,6 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     looking = commands.add_parser("inspect", help="show what a checkpoint holds, without torch")
     looking.add_argument("checkpoint")
     looking.add_argument("--json", action="store_true", help="all of it, for programs")
+    joining = commands.add_parser("consolidate", help="make one file of a checkpoint directory")
+    joining.add_argument("folder")
+    joining.add_argument("file")
     again = commands.add_parser("replay", help="run steps of a run again and compare their bits")
     again.add_argument("run_dir", help="the log directory, with journal.jsonl")
     again.add_argument("--steps", required=True, metavar="A:B", help="first and last, from 0")
@@ -39,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asking.add_argument("--json", action="store_true", help="all of it, for programs")
     given = parser.parse_args(arguments)
     run = {
+        "consolidate": _consolidate,
         "doctor": _doctor,
         "inspect": _inspect,
         "plan": _plan,
@@ -58,6 +62,20 @@ def _plan(given: argparse.Namespace) -> int:
     from leyden.commands import plan_script
 
     return plan_script(given.script, given.arguments)
+
+
+def _consolidate(given: argparse.Namespace) -> int:
+    from leyden.consolidate import consolidate
+    from leyden.engine.errors import MisconfigurationException
+    from leyden.handlers.checkpoint_io import CheckpointError
+
+    try:
+        consolidate(given.folder, given.file)
+    except (CheckpointError, MisconfigurationException, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{given.file}: {os.path.getsize(given.file):,} bytes")
+    return 0
 
 
 def _doctor(given: argparse.Namespace) -> int:

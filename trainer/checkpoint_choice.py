@@ -6,7 +6,8 @@ import re
 import warnings
 from typing import Any
 
-from leyden.handlers.checkpoint_archive import DamagedCheckpoint, filesystem_of, load, verify
+from leyden.handlers.checkpoint_archive import DamagedCheckpoint, filesystem_of
+from leyden.handlers.checkpoint_folder import load, verify
 from leyden.handlers.checkpoint_inspect import peek
 from leyden.handlers.checkpoint_names import default_directory, is_remote
 

@@ -20,7 +20,7 @@ def evaluate_alone(
 ) -> Any:
     """Run one evaluation and give its results; see :meth:`leyden.Trainer.test`."""
     given = model is not None
-    model = model if given else run.model
+    model = run.compiling.take_out(model) if given else run.model
     if model is None:
         raise MisconfigurationException(f"{stage} has no model: pass one, or call fit(model) first")
     verify(model, stage)

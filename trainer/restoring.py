@@ -7,10 +7,11 @@ from typing import Any
 from leyden.checkpoint_choice import WORDS, choose
 from leyden.engine import Engine, Events, TrainerEvents, rng
 from leyden.engine.errors import MisconfigurationException
-from leyden.handlers import checkpoint_io, checkpoint_state
+from leyden.handlers import checkpoint_state
 from leyden.handlers.base import Handler
 from leyden.moments import event_named, finish, remaining
 from leyden.resuming import stateful
+from leyden.saving import read_checkpoint
 from leyden.transfer import move_to_device
 
 __all__ = ["Resume", "load_resume_state", "restore"]
@@ -23,12 +24,16 @@ def restore(run: Any) -> None:
     """Continue from the checkpoint that was asked for, if any."""
     path, run.checkpoint_to_restore = run.checkpoint_to_restore, None
     run.resumed_path = None
+    handed, run.handed = run.handed, None
     if path is None:
+        if handed is not None:
+            checkpoint_state.restore(run.trainer, handed)
         return
     if path in WORDS:
         found = choose(run.trainer, path, trust=run.trust_checkpoint)
     else:
         found = path if "://" in str(path) or os.path.exists(path) else None
+    found = run.strategy.broadcast(found)
     if found is None:
         warnings.warn(
             f"there is no checkpoint {path!s}: training starts from scratch",
@@ -37,7 +42,7 @@ def restore(run: Any) -> None:
         )
         return
     run.resumed_path = found
-    checkpoint = checkpoint_io.load(found, map_location="cpu", trust=run.trust_checkpoint)
+    checkpoint = read_checkpoint(run, found, trust=run.trust_checkpoint)
     checkpoint_state.restore(run.trainer, checkpoint)
     run.engine.fire_event(TrainerEvents.CHECKPOINT_LOADED)
 
@@ -117,6 +122,7 @@ class Resume(Handler):
         self._restore_states()
         if position["should_stop"]:
             stopping.should_stop = True
+        stopping.asked = position.get("asked", False)
         if position["inside"]:
             return
         goes_on = not position["epoch_done"] and not stopping.should_stop and not run.nothing_left
@@ -222,9 +228,10 @@ class Resume(Handler):
                 handler.load_state_dict(states[key])
 
     def _restore_gradients(self) -> None:
-        named = dict(self.run.model.named_parameters())
+        named, strategy = dict(self.run.model.named_parameters()), self.run.strategy
         for name, gradient in self.kept["gradients"].items():
-            named[name].grad = gradient.clone().to(named[name].device)
+            like = named[name]
+            like.grad = strategy.spread(gradient.clone().to(like.device), like)
 
     def _finish(self, engine: Engine) -> None:
         """Run the handlers behind the one that saved; a validation inside comes to its end too."""

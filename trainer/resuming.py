@@ -103,6 +103,7 @@ def _position(run: Any, moment: list[Any]) -> dict[str, Any]:
         "closed": stepped,
         "half": half,
         "should_stop": run.stopping().should_stop and not _out_of_time(run),
+        "asked": run.stopping().asked and not _out_of_time(run),
     }
 
 
@@ -186,11 +187,15 @@ def handler_states(run: Any) -> dict[str, Any]:
 
 def _gradients(run: Any) -> dict[str, torch.Tensor]:
     """What an open accumulation group has added up so far, by parameter name."""
-    return {
+    strategy = run.strategy
+    kept = {
         name: parameter.grad.detach().clone()
         for name, parameter in run.model.named_parameters()
         if parameter.grad is not None
     }
+    if strategy.writes_folders:
+        return kept  # each process writes its part
+    return {name: strategy.whole(gradient) for name, gradient in kept.items()}
 
 
 def resumable(run: Any) -> tuple[bool, str]:

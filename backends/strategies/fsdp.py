@@ -86,6 +86,7 @@ class FSDPStrategy(ProcessStrategy):
         self.reshard_after_forward = reshard_after_forward
         self.cpu_offload = cpu_offload
         self.state_dict_type = state_dict_type
+        self.writes_folders = state_dict_type == "sharded"
         self.sync_each_batch = sync_each_batch
         self.param_dtype: torch.dtype | None = None
         self._model: Any = None
@@ -166,6 +167,14 @@ class FSDPStrategy(ProcessStrategy):
         return sharded
 
     # ------------------------------------------------------------------ state
+
+    def whole(self, value: Tensor) -> Tensor:
+        found: Tensor = _whole(value)
+        return found
+
+    def spread(self, value: Tensor, like: Tensor) -> Tensor:
+        found: Tensor = _spread(value, like)
+        return found
 
     def model_state_dict(self, model: nn.Module) -> dict[str, Any]:
         return {name: _whole(value) for name, value in model.state_dict().items()}

@@ -61,7 +61,7 @@ def data() -> Dataset[Any]:
 def loader() -> DataLoader[Any]:
     place = find_environment()
     sampler = DistributedSampler(data(), place.world_size, place.global_rank, shuffle=False)
-    return DataLoader(data(), batch_size=4, sampler=sampler)
+    return DataLoader(data(), batch_size=8 // place.world_size, sampler=sampler)
 
 
 def trainer(strategy: Strategy, **arguments: Any) -> leyden.Trainer:
@@ -197,3 +197,130 @@ def test_the_model_runs_its_own_forward_again_afterwards(tmp_path: Path) -> None
 
     assert _as_forward(model, step, (torch.ones(1, 2),), {}).shape == ()
     assert seen == [False] and "forward" not in vars(model)
+
+
+# --- checkpoints
+
+
+def saver(folder: Path, **options: Any) -> Any:
+    return leyden.callbacks.ModelCheckpoint(dirpath=str(folder), save_top_k=-1, **options)
+
+
+def continued(folder: Path, kind: str, epochs: int, resume: Any = None, **arguments: Any) -> Any:
+    strategy = FSDPStrategy("cpu", find_environment(), state_dict_type=kind)
+    model = Net()
+    fitted = trainer(
+        strategy,
+        max_epochs=epochs,
+        callbacks=[saver(folder)],
+        checkpoint_callback=True,
+        resume_from_checkpoint=resume,
+        **arguments,
+    )
+    fitted.fit(model, loader(), loader())
+    return strategy.model_state_dict(model), fitted
+
+
+def same(found: dict[str, Any], expected: dict[str, Any], *, exact: bool) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if exact:
+            assert torch.equal(found[name], value), name
+        else:
+            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sharded", "full"])
+def test_a_run_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
+    def both() -> Any:
+        whole_run, _ = continued(tmp_path / "whole", kind, 3)
+        continued(tmp_path / "part", kind, 1)
+        path = str(tmp_path / "part" / "epoch=0-step=3.ckpt")
+        assert Path(path).is_dir() == (kind == "sharded")
+        again, fitted = continued(tmp_path / "part", kind, 3, resume=path)
+        assert fitted.global_step == 12
+        return whole_run, again
+
+    for expected, found in ranks(2).run(both):
+        same(found, expected, exact=True)
+
+
+@pytest.mark.slow
+def test_a_directory_is_read_with_any_number_of_processes(tmp_path: Path) -> None:
+    def two() -> Any:
+        return continued(tmp_path, "sharded", 1)[0]
+
+    expected = ranks(2).run(two)[0]
+    path = tmp_path / "epoch=0-step=3.ckpt"
+    checkpoint = leyden.handlers.checkpoint_io.load(path)
+    same(checkpoint["state_dict"], expected, exact=True)
+    assert list(checkpoint["state_dict"]) == list(Net().state_dict())
+    assert Net.load_from_checkpoint(str(path)).layers[1].weight.shape == (8, 4)
+
+    # One process without any strategy takes it over, moments of the optimizer and all.
+    one = tmp_path / "one.ckpt"
+    leyden.consolidate(path, one)
+    model = Net.load_from_checkpoint(str(one))
+    same(model.state_dict(), expected, exact=True)
+    optimizer = model.configure_optimizers()
+    optimizer.load_state_dict(leyden.handlers.checkpoint_io.load(one)["optimizer_states"][0])
+    moment = optimizer.state[model.layers[1].weight]["exp_avg"]
+    assert moment.shape == (8, 4) and moment.abs().sum() > 0
+
+
+@pytest.mark.slow
+def test_damage_in_a_directory_is_found(tmp_path: Path) -> None:
+    def two() -> Any:
+        return continued(tmp_path, "sharded", 1)[0]
+
+    ranks(2).run(two)
+    path = tmp_path / "epoch=0-step=3.ckpt"
+    part = sorted(path.glob("*.distcp"))[0]
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(bytes(content))
+    with pytest.raises(leyden.handlers.checkpoint_io.DamagedCheckpoint, match="not what was writ"):
+        leyden.handlers.checkpoint_io.load(path)
+    part.unlink()
+    with pytest.raises(leyden.handlers.checkpoint_io.DamagedCheckpoint, match="is missing"):
+        leyden.handlers.checkpoint_io.verify(path)
+
+
+def test_an_index_that_would_run_code_is_not_read(tmp_path: Path) -> None:
+    import os
+    import pickle
+
+    from leyden.backends import sharded_files
+    from leyden.handlers import checkpoint_folder
+
+    checkpoint = {"state_dict": {"a": torch.ones(2)}, "epoch": 1}
+    checkpoint_folder.save(checkpoint, tmp_path / "c.ckpt", Strategy())
+    assert checkpoint_folder.load(tmp_path / "c.ckpt")["epoch"] == 1
+
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    (tmp_path / "c.ckpt" / ".metadata").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(pickle.UnpicklingError, match="mkdir"):
+        sharded_files.read(tmp_path / "c.ckpt")
+    with pytest.raises(leyden.handlers.checkpoint_io.UnsafeCheckpoint, match="mkdir"):
+        checkpoint_folder.load(tmp_path / "c.ckpt", check=False)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_consolidating_says_what_it_cannot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from leyden.__main__ import main
+    from leyden.handlers import checkpoint_folder
+
+    (tmp_path / "plain").mkdir()
+    assert main(["consolidate", str(tmp_path / "plain"), str(tmp_path / "out")]) == 1
+    assert "is no checkpoint in a directory" in capsys.readouterr().err
+    checkpoint_folder.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "c", Strategy())
+    assert main(["consolidate", str(tmp_path / "c"), str(tmp_path / "out")]) == 0
+    assert "bytes" in capsys.readouterr().out
+    found = leyden.handlers.checkpoint_io.load(tmp_path / "out")
+    assert torch.equal(found["state_dict"]["a"], torch.ones(2))
