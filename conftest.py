@@ -2,6 +2,7 @@
 
 import sys
 from importlib.metadata import Distribution, distributions
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -18,10 +19,14 @@ def missing_gpus(needed: int, present: int) -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip each test marked gpu that this machine has too few GPUs for."""
+    """Skip each test marked gpu that this machine has too few GPUs for, and xla without XLA."""
     # Counted at most once, and only when asked for: it loads the driver.
     present: int | None = None
+    xla = find_spec("torch_xla") is not None
     for item in items:
+        if not xla and item.get_closest_marker("xla"):
+            reason = "needs torch_xla, and it is not installed: make test-xla makes a place for it"
+            item.add_marker(pytest.mark.skip(reason=reason))
         for mark in item.iter_markers("gpu"):
             if present is None:
                 present = torch.cuda.device_count()

@@ -59,8 +59,8 @@ class Bringing:
         )
         moves = device.type != "cpu"
         strategy = self.run.strategy
-        # Among several devices of this process.
-        spread = strategy.spread if type(strategy).spread is not Strategy.spread else None
+        splits = type(strategy).split_batch is not Strategy.split_batch  # among its devices
+        split = strategy.split_batch if splits else None
         if not (before or after or moves):
             return None, None
         if device.type == "cuda" and not (before or own):
@@ -69,7 +69,7 @@ class Bringing:
             def finish(begun: Any) -> Any:
                 batch = copy.finish(begun)
                 batch = after(batch, 0) if after else batch
-                return spread(batch) if spread else batch
+                return split(batch) if split else batch
 
             return copy.begin, finish
         taken = accepted(own, 0) if own else None  # 1.1's have no dataloader_idx
@@ -83,7 +83,7 @@ class Bringing:
                 else:
                     batch = move_to_device(batch, device)
             batch = after(batch, 0) if after else batch
-            return spread(batch) if spread else batch
+            return split(batch) if split else batch
 
         return None, bring
 

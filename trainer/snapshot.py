@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from leyden.backends.xla.moving import put_data
 from leyden.datamodule import LightningDataModule
 from leyden.engine import rng
 from leyden.engine.errors import MisconfigurationException
@@ -180,7 +181,10 @@ class Snapshot:
                 "through it first, so that there is something to put back"
             )
         same = value.data  # the same memory, seen as it is now
-        if self._tensors and value.layout is not torch.strided:
+        home, whole = value.device, value.layout is torch.strided and value.device.type != "xla"
+        if self._tensors and home.type == "xla":
+            same = value.detach().cpu()  # its memory is not to be seen
+        elif self._tensors and not whole:
             same = value.detach().clone()  # its memory is in parts of its own
         elif self._tensors and value.device.type != "meta":
             self._contents(same)
@@ -190,7 +194,7 @@ class Snapshot:
         def undo() -> None:
             if not _is_same(value, same):
                 # A copy of the copy, which has to last for the next time.
-                value.data = same if same.layout is torch.strided else same.clone()
+                put_data(value, same if whole else same.clone().to(home))
             if leaf:
                 value.requires_grad_(wanted)
                 value.grad = gradient

@@ -41,16 +41,6 @@ class XLAStrategy(Strategy):
     def connect(self) -> None:
         self.root_device = runtime.begin(self.index or 0)
 
-    def place(self, model: nn.Module) -> None:
-        # By itself torch makes new parameters for an XLA device: tied weights would come apart, and
-        # whoever holds a parameter, an optimizer for one, would go on with the old one.
-        before = torch.__future__.get_swap_module_params_on_conversion()
-        torch.__future__.set_swap_module_params_on_conversion(True)
-        try:
-            model.to(self.root_device)
-        finally:
-            torch.__future__.set_swap_module_params_on_conversion(before)
-
     def mark(self) -> None:
         runtime.sync()
 
@@ -88,7 +78,7 @@ class XLASpmdStrategy(XLAStrategy):
     def share(self, loader: Any, *, train: bool) -> Any:
         return gathered(loader, self.cores, whole=train)
 
-    def spread(self, batch: Any) -> Any:
+    def split_batch(self, batch: Any) -> Any:
         assert self.mesh is not None
         return self.mesh.split(batch)
 

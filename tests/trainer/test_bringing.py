@@ -95,7 +95,7 @@ def test_what_comes_after_the_copy_sees_the_batch_on_the_device() -> None:
 
 def test_a_strategy_spreads_what_is_on_the_device() -> None:
     class Spreading(Strategy):
-        def spread(self, batch: Any) -> Any:
+        def split_batch(self, batch: Any) -> Any:
             return f"{batch}, spread"
 
     whole = way(Bare(), strategy=Spreading()).whole()
