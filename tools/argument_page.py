@@ -96,6 +96,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "precision": 16,
         "amp_backend": "native",
         "amp_level": "O2",
+        "compile": True,
+        "cuda_graph": True,
     },
 }
 HARDWARE = "Devices, processes, precision"
@@ -124,6 +126,8 @@ PARTS = {
     "auto_lr_find": "tune",
     "auto_scale_batch_size": "tune",
     "precision": "the step",
+    "compile": "the step",
+    "cuda_graph": "the step",
     "amp_backend": "the step",
     "amp_level": "the step",
     "gpus": "devices",
@@ -174,6 +178,8 @@ DIFFERS = {
     "min_steps": "honoured in the middle of an epoch as well",
     "max_time": "not in 1.1.8; the same values as in 2.x",
     "limit_predict_batches": "not in 1.1.8",
+    "compile": "not in 1.1.8; 2.x takes a compiled module, so does leyden",
+    "cuda_graph": "in neither of them",
     "gradient_clip_algorithm": "not in 1.1.8",
     "callbacks": "ignite's handlers as well; the order of the list does not matter to leyden's own",
     "val_check_interval": "1 is every batch, 1.0 once an epoch; the plan says which was meant",

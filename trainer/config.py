@@ -192,6 +192,12 @@ class TrainerConfig:
     limit_predict_batches: int | float = 1.0
     """Share (float) or number (int) of the batches of each prediction loader."""
 
+    compile: bool | dict[str, Any] = False
+    """Whether torch.compile compiles the steps, or a dict of its arguments."""
+
+    cuda_graph: bool = False
+    """Whether forward and backward pass are captured once as a CUDA graph and played back."""
+
     given: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """What the caller wrote, by argument; environment variables included. Not an argument."""
 
@@ -330,6 +336,8 @@ CHECKS: dict[str, check.Check] = {
     "gradient_clip_algorithm": check.algorithm,
     "max_time": objects.time_limit,
     "limit_predict_batches": check.limit(),
+    "compile": objects.compilation,
+    "cuda_graph": check.flag(),
 }
 
 # What fills gaps, and what wins over the code that it configures, as in Lightning 1.1.

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from leyden.backends.compile import compile_options
 from leyden.config_values import LARGEST, flag, is_integer, is_number, plain, refuse, shown
 from leyden.engine.errors import MisconfiguredType, MisconfiguredValue, ReportedValue
 
 __all__ = [
     "callbacks",
     "checkpoint",
+    "compilation",
     "cores",
     "devices",
     "flag_or_attribute",
@@ -129,6 +131,12 @@ def cores(name: str, value: Any) -> int | list[int] | None:
     if found not in (None, 1, 8) and not one:
         refuse(MisconfiguredValue, name, value, f"is no choice of TPU cores: pass {allowed}")
     return found
+
+
+def compilation(name: str, value: Any) -> bool | dict[str, Any]:
+    """Accept a bool or a dict of arguments of torch.compile; None is False."""
+    options = compile_options(plain(value), name)
+    return False if options is None else (options or True)
 
 
 def flag_or_text(name: str, value: Any) -> bool | str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from leyden.compiling import capture
 from leyden.ending import BETWEEN_BATCHES, INTERRUPTED, end_of_training, failed
 from leyden.engine import Events, Phase, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
@@ -123,7 +124,10 @@ def _prepare_training(run: Run) -> None:
         keep_outputs=keep,
         precision=run.precision,
         strategy=run.strategy,
+        compiling=run.compiling,
     )
+    if settings.cuda_graph:
+        capture(run, step)
     step.prepare(run.engine)
     run.step = step
     run.engine._process_function = step

@@ -51,6 +51,8 @@ FIXED = {
     "accelerator": _DEVICES,
     "distributed_backend": _DEVICES,
     "log_gpu_memory": _DEVICES,
+    "compile": "it is chosen when the Trainer is made",
+    "cuda_graph": "it is chosen when the Trainer is made",
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from leyden.backends.precision import MixedPrecision, Precision
 from leyden.backends.precision.base import Kind
 from leyden.backends.strategies import Strategy
+from leyden.compiling import Compiling
 from leyden.engine.errors import MisconfigurationException, ReportedValue
 from leyden.engine.step import TrainingStep
 from leyden.handlers.evaluation import EvaluationStep
@@ -58,6 +59,7 @@ def training_step(
     keep_outputs: bool,
     precision: Precision | None = None,
     strategy: Strategy | None = None,
+    compiling: Compiling | None = None,
 ) -> TrainingStep:
     """The step of one batch, told only what this module really overrides."""
     manual = not _automatic(model, settings)
@@ -112,6 +114,8 @@ def training_step(
     called = step
     if strategy is not None:
         called = strategy.step_of(model, "training_step", ends=has["training_step_end"])
+    if compiling is not None:
+        called = compiling.step(model, called, manual=manual)
     made = TrainingStep(
         used.around(called, kind) if used else called,
         parts.optimizers,
@@ -194,6 +198,7 @@ def evaluation_step(
     started: Callable[..., Any] | None,
     precision: Precision | None = None,
     strategy: Strategy | None = None,
+    compiling: Compiling | None = None,
 ) -> EvaluationStep:
     """The step of one evaluation batch."""
     name = f"{WORDS[stage]}_step"
@@ -204,6 +209,8 @@ def evaluation_step(
     taken = accepted(step, 0)
     if strategy is not None:
         step = strategy.step_of(model, name, ends=ends)
+    if compiling is not None:
+        step = compiling.step(model, step, manual=False)
     if used:
         step = used.around(step, "evaluate")
     if strategy is not None and strategy.active:

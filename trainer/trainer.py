@@ -48,10 +48,11 @@ class Trainer(TrainerProperties):
     into handlers (``leyden/assembly.py`` is the table): ``print(trainer.plan())`` shows what will
     run.
 
-    Arguments that Lightning got later, ``gradient_clip_algorithm``, ``max_time``,
-    ``limit_predict_batches``, and today's names of old ones (``enable_progress_bar=False`` ...) are
-    taken as well. Variables ``LEYDEN_TRAINER_<ARGUMENT>`` of the environment fill arguments that
-    are not given; ``PL_TRAINER_<ARGUMENT>`` wins over those that are, as in Lightning 1.1.
+    Arguments that Lightning got later or never, ``gradient_clip_algorithm``, ``max_time``,
+    ``limit_predict_batches``, ``compile``, ``cuda_graph``, and today's names of old ones
+    (``enable_progress_bar=False`` ...) are taken as well. Variables ``LEYDEN_TRAINER_<ARGUMENT>``
+    of the environment fill arguments that are not given; ``PL_TRAINER_<ARGUMENT>`` wins over those
+    that are, as in Lightning 1.1.
 
     Every argument can be read back under its own name, and set between runs, by the same rules
     (``trainer.max_epochs = 5``); ``leyden.settings`` lists what may change during a run and what
@@ -136,6 +137,8 @@ class Trainer(TrainerProperties):
             gradient_clip_algorithm: str = "norm",
             max_time: str | dict[str, float] | timedelta | None = None,
             limit_predict_batches: int | float = 1.0,
+            compile: bool | dict[str, Any] = False,
+            cuda_graph: bool = False,
             enable_checkpointing: bool | None = None,
             enable_progress_bar: bool | None = None,
             enable_model_summary: bool | None = None,
@@ -199,6 +202,7 @@ class Trainer(TrainerProperties):
             MisconfigurationException: before anything runs, when something is missing or
                 contradictory.
         """
+        model = self._run.compiling.take_out(model)
         train_dataloader, checkpoint = _later(
             "fit", "train_dataloader", train_dataloader, later, ("ckpt_path", "trust_checkpoint")
         )
@@ -304,6 +308,7 @@ class Trainer(TrainerProperties):
         Returns:
             ``{"scale_batch_size": size, "lr_find": curve}``, with what was searched.
         """
+        model = self._run.compiling.take_out(model)
         return self.tuner.tune(model, train_dataloader, val_dataloaders, datamodule)
 
     @property

@@ -124,6 +124,8 @@ def test_signature_is_that_of_1_1_then_later_names() -> None:
         "gradient_clip_algorithm",
         "max_time",
         "limit_predict_batches",
+        "compile",
+        "cuda_graph",
         *ALIASES,
     ]
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters)
