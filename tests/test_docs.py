@@ -93,7 +93,8 @@ def test_the_examples_of_arguments_are_right(group: str) -> None:
         try:
             parsed = TrainerConfig.parse(**{name: value})
         except NotBuilt:
-            assert name in ARGUMENTS.NOT_YET
+            # Not in this version, or not on this machine.
+            assert name in ARGUMENTS.NOT_YET or group == ARGUMENTS.HARDWARE
         except ValueError as error:
             assert "this machine" in str(error), error  # it has none of those devices
         else:
