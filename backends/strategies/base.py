@@ -48,6 +48,7 @@ class Strategy:
 
     Attributes:
         name: as ``Trainer(accelerator=...)`` takes it.
+        writes_folders: whether a checkpoint is a directory, to which each process writes its part.
         active: False where training steps need nothing of it.
         shares_data: whether each process gets its own share of the samples.
         lazy: whether the device only records what is computed, until :meth:`mark`.
@@ -55,11 +56,13 @@ class Strategy:
         replaces_samplers: whether loaders get a sampler for this process's share.
         launcher: what starts the processes, where they have to be started; None: this process does
             the work itself.
+        started_by: the launcher that started the others, of which this process is one.
     """
 
     name: ClassVar[str] = "single_device"
     active: ClassVar[bool] = False
     shares_data: ClassVar[bool] = False
+    writes_folders: bool = False
     lazy: ClassVar[bool] = False
 
     def __init__(
@@ -68,6 +71,7 @@ class Strategy:
         self.root_device = torch.device(device)
         self.environment = Environment() if environment is None else environment
         self.launcher: Any = None
+        self.started_by: Any = None
         self.broken = False
         self.replaces_samplers = True
 
@@ -211,6 +215,14 @@ class Strategy:
         return flag
 
     # ------------------------------------------------------------------ state
+
+    def whole(self, value: Tensor) -> Tensor:
+        """Return the whole of a tensor whose parts are on several processes."""
+        return value
+
+    def spread(self, value: Tensor, like: Tensor) -> Tensor:
+        """Return this process's part of a whole tensor, as that of ``like``."""
+        return value
 
     def model_state_dict(self, model: nn.Module) -> dict[str, Any]:
         """Return the whole model's state, on every process that will write it."""
