@@ -2,7 +2,9 @@
 
 from leyden.backends.strategies.base import Strategy
 from leyden.backends.strategies.choice import strategy_for
+from leyden.backends.strategies.data_parallel import DataParallelStrategy, DDP2Strategy
 from leyden.backends.strategies.ddp import DDPStrategy
+from leyden.backends.strategies.fsdp import FSDPStrategy
 from leyden.backends.strategies.processes import ProcessStrategy
 from leyden.backends.strategies.xla import (
     XLAFullyShardedStrategy,
@@ -11,7 +13,10 @@ from leyden.backends.strategies.xla import (
 )
 
 __all__ = [
+    "DDP2Strategy",
     "DDPStrategy",
+    "DataParallelStrategy",
+    "FSDPStrategy",
     "ProcessStrategy",
     "Strategy",
     "XLAFullyShardedStrategy",

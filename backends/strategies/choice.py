@@ -10,7 +10,7 @@ several ``gpus``                  ddp_spawn
 ``ddp``                           a process for each device; leyden starts the script again
 ``ddp_spawn``, ``ddp_cpu``        the same; leyden starts processes that get the objects
 ``dp``, ``ddp2``                  one process drives several devices
-``fsdp``                          ddp, with each process holding a part of the model
+``fsdp``                          a process a device, each holding a part of the model
 ``single_device``                 one process, whatever there is around it
 ================================  ============================================================
 """
@@ -27,7 +27,9 @@ from leyden.backends.devices import Devices, devices_for
 from leyden.backends.environments import Environment, find_environment
 from leyden.backends.plugins import plugin_of
 from leyden.backends.strategies.base import Strategy
+from leyden.backends.strategies.data_parallel import DataParallelStrategy, DDP2Strategy
 from leyden.backends.strategies.ddp import DDPStrategy
+from leyden.backends.strategies.fsdp import FSDPStrategy
 from leyden.engine.errors import MisconfigurationException
 
 __all__ = ["NAMES", "strategy_for"]
@@ -111,15 +113,23 @@ def strategy_for(settings: Any) -> Strategy:
         name = _by_numbers(settings, around)
     device = devices.of(around.local_rank)
     if name == "dp":
-        return _Refused(device, "accelerator='dp' needs two GPUs: pass accelerator='ddp_cpu'")
-    if name == "ddp2":
+        if not settings.gpus:
+            return _Refused(device, "accelerator='dp' needs two GPUs: pass accelerator='ddp_cpu'")
+        if len(devices) == 1:
+            return Strategy(device, around)  # nothing to cut
+        return DataParallelStrategy(devices.all, around)
+    if name == "ddp2" and not settings.gpus:
         return _Refused(device, "accelerator='ddp2' needs GPUs: pass accelerator='ddp'")
     if world == 1 and not around.started:
         return _one_process(settings, name, device)
-    return _placed(_make(name, device, options), name, devices, around, world, settings)
+    return _placed(_make(name, devices, device, options), name, devices, around, world, settings)
 
 
-def _make(name: str, device: torch.device, options: dict[str, Any]) -> Strategy:
+def _make(name: str, devices: Devices, device: torch.device, options: dict[str, Any]) -> Strategy:
+    if name == "fsdp":
+        return FSDPStrategy(device, **options)
+    if name == "ddp2":
+        return DDP2Strategy(devices.all, **options)
     return DDPStrategy(device, **options)
 
 
@@ -158,7 +168,7 @@ def _placed(
 ) -> Strategy:
     """Tell a strategy which process this is, or who will start the processes."""
     if around.started or world == 1:
-        strategy.environment = around
+        strategy.environment, strategy.launcher = around, None
         strategy.root_device = devices.of(around.local_rank)
         return strategy
     from leyden.backends.launchers import launcher_for
