@@ -24,7 +24,6 @@ from leyden.engine.phases import Phase
 from leyden.engine.state import TrainState, give_state
 from leyden.engine.step import TrainingStep, register_training_events
 from leyden.handler_set import HandlerSet
-from leyden.handlers import checkpoint_io, checkpoint_state
 from leyden.handlers.callback_base import CallbackBase
 from leyden.handlers.cost import CostMeter
 from leyden.handlers.evaluation import EvalFeed, Surroundings, evaluate, evaluator
@@ -43,6 +42,7 @@ from leyden.optimizers import OptimizerSet
 from leyden.overrides import overrides
 from leyden.restoring import load_resume_state, restore
 from leyden.resuming import resume_state
+from leyden.saving import write_checkpoint
 from leyden.states import TrainerState
 from leyden.stepping import evaluation_step
 
@@ -112,6 +112,7 @@ class Run:
         self.run_id = ""  # the same in every process that continues the run
         self.resumed: dict[str, Any] | None = None
         self.kept: dict[str, Any] | None = None  # restored, until the first epoch goes on
+        self.handed: Any = None  # by the processes of the last fit, for the next one
         self.error: BaseException | None = None  # what ended the training, while it ends
         self.nothing_left = False
         self.interrupted_path = ""
@@ -260,7 +261,7 @@ class Run:
         state.epoch = state.iteration = state.optimizer_steps = state.epoch_start = 0
         state.settle()
         self.parts = OptimizerSet()
-        self.resumed = self.kept = None
+        self.resumed = self.kept = self.handed = None
         self.run_id = secrets.token_hex(8)
         for callback in self.model_callbacks or ():
             self.callback_list.remove(callback)
@@ -359,12 +360,15 @@ class Run:
         """Write a checkpoint of the run as it is now."""
         if self.model is None:
             raise MisconfigurationException("save_checkpoint has no model: call fit(model) first")
+        if self.handed is not None:
+            from leyden.launching import save_handed
+
+            return save_handed(self, path, weights_only)
         folder = os.path.dirname(os.fspath(path))
         if folder and "://" not in folder:
             os.makedirs(folder, exist_ok=True)
         with acted(self.settings.profiler, "save_checkpoint"):
-            with self.precision.whole():
-                checkpoint_io.save(checkpoint_state.dump(self.trainer, weights_only), path)
+            write_checkpoint(self, path, weights_only)
         self.state.saved_path = os.fspath(path)
         saved = self.engine.channel(TrainerEvents.CHECKPOINT_SAVED)
         if saved.live:
