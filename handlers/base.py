@@ -144,6 +144,10 @@ class Handler:
         for key in self.state_keys:
             setattr(self, key, state[key])
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy, or one in another process, listens nowhere.
+        return {k: v for k, v in self.__dict__.items() if k != "_attached_handles"}
+
     def _handles(self) -> list[RemovableEventHandle]:
         # Made on first use: user classes often forget super().__init__().
         try:

@@ -15,6 +15,7 @@ from leyden import config_rules as rules
 from leyden import config_values as check
 from leyden.arguments import environment, get_init_arguments_and_types
 from leyden.config_names import ALIASES, resolve_aliases
+from leyden.config_processes import check_processes
 from leyden.config_rules import Change
 from leyden.engine.errors import MisconfiguredType, MisconfiguredValue
 
@@ -240,6 +241,7 @@ class TrainerConfig:
         values["track_grad_norm"] = float(values["track_grad_norm"])
         rules.check_backend_names(values)
         rules.check_hardware(values, origin)
+        check_processes(values, origin)
         rules.check_combinations(values)
         rules.check_not_yet(values, origin)
         changes = rules.effects(values)

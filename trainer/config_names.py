@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leyden.backends.devices import KINDS, Machine
+from leyden.backends.strategies.choice import NAMES
 from leyden.config_values import count, flag, shown
 from leyden.engine.errors import MisconfiguredValue
 
@@ -14,7 +15,7 @@ __all__ = ["ALIASES", "BACKENDS", "DEVICE_KINDS", "Alias", "resolve_aliases"]
 Values = dict[str, Any]
 
 DEVICE_KINDS = tuple(KINDS)
-BACKENDS = ("dp", "ddp", "ddp2", "ddp_spawn", "ddp_cpu", "fsdp", "horovod", "xla")
+BACKENDS = (*NAMES, "horovod", "xla")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from leyden.backends.devices import KINDS, Machine, devices_for, free_gpus, gpu_ids
+from leyden.backends.devices import KINDS, Machine, free_gpus, gpu_ids
 from leyden.backends.precision.levels import LEVELS
 from leyden.backends.strategies.xla import check_tpu_cores
 from leyden.config_names import BACKENDS, DEVICE_KINDS
@@ -79,36 +79,15 @@ class NotYet:
 
 # Delete a row when its feature is there.
 NOT_YET: dict[str, NotYet] = {
-    "gpus": NotYet(
-        lambda v: len(devices_for(v)) <= 1,
-        "one GPU, or None",
-        "training on several GPUs is not built yet",
-        "pass gpus=1",
-    ),
-    "num_nodes": NotYet(
-        lambda v: v == 1, "1", "training on several nodes is not built yet", "leave it out"
-    ),
-    "num_processes": NotYet(
-        lambda v: v == 1, "1", "training in several processes is not built yet", "leave it out"
-    ),
-    "accelerator": NotYet(
-        lambda v: v is None or (isinstance(v, str) and v.lower() in DEVICE_KINDS),
-        "None, or a kind of device: 'cpu', 'gpu', 'mps' or 'auto'",
-        "distributed training is not built yet",
-        "leave accelerator out to train in this process",
-    ),
-    "distributed_backend": NotYet(
-        lambda v: v is None,
-        "None",
-        "distributed training is not built yet",
-        "leave it (and strategy) out to train in this process",
-    ),
     "plugins": NotYet(
         lambda v: (
             v is None
-            or all(_is_a(part, "Precision") or _is_a(part, "Strategy") for part in _listed(v))
+            or all(
+                any(_is_a(part, kind) for kind in ("Precision", "Strategy", "Environment"))
+                for part in _listed(v)
+            )
         ),
-        "a Precision or a Strategy of leyden.backends, or None",
+        "a Precision, a Strategy or an Environment of leyden.backends, or None",
         "plugins for anything else are not built yet",
         "leave plugins out",
     ),
@@ -118,8 +97,6 @@ NOT_YET: dict[str, NotYet] = {
 def check_not_yet(values: Values, origin: Mapping[str, str]) -> None:
     """Refuse what waits for a feature."""
     for argument, row in NOT_YET.items():
-        if argument in ("accelerator", "distributed_backend") and values["tpu_cores"] is not None:
-            continue  # check_hardware has decided
         if not row.built(values[argument]):
             raise NotBuilt(
                 f"{_said(argument, values, origin)}: {row.why}; allowed is "
@@ -170,12 +147,6 @@ def check_hardware(values: Values, origin: Mapping[str, str]) -> None:
     _check_kind(values, origin)
     if gpus:
         _check_gpus_exist(values, origin)
-    backend = values["distributed_backend"]
-    if values["num_nodes"] > 1 and isinstance(backend, str) and backend in ("dp", "ddp_cpu"):
-        raise MisconfiguredValue(
-            f"num_nodes={values['num_nodes']} with {backend}: it works "
-            "within one node; pass accelerator='ddp'"
-        )
 
 
 def _check_tpu(values: Values, origin: Mapping[str, str]) -> None:

@@ -1,6 +1,5 @@
 """What a Trainer tells about devices, precision and processes."""
 
-import os
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from leyden.backends.devices import devices_for
 from leyden.backends.precision import MixedPrecision, Precision
 from leyden.backends.precision.apex import ApexPrecision
 from leyden.backends.precision.levels import OptLevel
+from leyden.backends.slurm import job_id
 from leyden.backends.strategies import Strategy
 from leyden.settings import Settings
 
@@ -75,17 +75,17 @@ class HardwareProperties:
     @property
     def use_dp(self) -> bool:
         """Whether one process drives several devices."""
-        return False
+        return self.strategy.name == "dp"
 
     @property
     def use_ddp(self) -> bool:
         """Whether there is a process for each device."""
-        return False
+        return self.strategy.name == "ddp"
 
     @property
     def use_ddp2(self) -> bool:
         """Whether there is a process for each machine."""
-        return False
+        return self.strategy.name == "ddp2"
 
     @property
     def use_horovod(self) -> bool:
@@ -195,11 +195,9 @@ class HardwareProperties:
     @property
     def is_slurm_managing_tasks(self) -> bool:
         """Whether SLURM starts the processes of this run: never for a single one."""
-        return False
+        return self.strategy.environment.name == "slurm"
 
     @property
     def slurm_job_id(self) -> int | None:
         """The number of this process's SLURM job; None outside of one, and in a shell."""
-        job = os.environ.get("SLURM_JOB_ID", "")
-        inside = os.environ.get("SLURM_JOB_NAME") != "bash"
-        return int(job) if job.isdigit() and inside else None
+        return job_id()

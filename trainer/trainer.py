@@ -5,10 +5,10 @@ import inspect
 import os
 import warnings
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from leyden import arguments
 from leyden.assembly import assemble
@@ -16,6 +16,7 @@ from leyden.config import CHECKS, TrainerConfig, signature_parameters
 from leyden.engine.errors import MisconfiguredType
 from leyden.fitting import fit
 from leyden.handlers.cost_report import Cost
+from leyden.launched import launched
 from leyden.loaders import datamodule_of
 from leyden.observers import assemble_observers, connect_callbacks, make_profiler, tell
 from leyden.plan import Plan
@@ -28,17 +29,6 @@ from leyden.states import TrainerState
 from leyden.tuner import Tuner
 
 __all__ = ["Trainer", "TrainerState"]
-
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def _as_recorded(method: Method) -> Method:
-    """Show a method without its ``**later``: its parameters are those of Lightning 1.1."""
-    signature = inspect.signature(method)
-    shown = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    method.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
-    return method
-
 
 class Trainer(TrainerProperties):
     """Trains, validates and tests a :class:`leyden.LightningModule`.
@@ -172,7 +162,7 @@ class Trainer(TrainerProperties):
 
     # ------------------------------------------------------------------ runs
 
-    @_as_recorded
+    @launched("fit")
     def fit(
         self,
         model: Any,
@@ -215,7 +205,7 @@ class Trainer(TrainerProperties):
             fit(self._run, model, train_dataloader, val_dataloaders, datamodule)
         return 1
 
-    @_as_recorded
+    @launched("test")
     def test(
         self,
         model: Any = None,
@@ -250,7 +240,7 @@ class Trainer(TrainerProperties):
                 "test", model, loaders, ckpt_path, verbose, datamodule, None
             )
 
-    @_as_recorded
+    @launched("validate")
     def validate(
         self,
         model: Any = None,
@@ -270,7 +260,7 @@ class Trainer(TrainerProperties):
                 "validate", model, loaders, ckpt_path, verbose, datamodule, None
             )
 
-    @_as_recorded
+    @launched("predict")
     def predict(
         self,
         model: Any = None,
@@ -288,6 +278,7 @@ class Trainer(TrainerProperties):
             )
         return found
 
+    @launched("tune")
     def tune(
         self,
         model: Any,

@@ -11,6 +11,7 @@ from leyden.engine.errors import MisconfigurationException, MisconfiguredType, M
 from leyden.handlers.batch_size_scaler import BatchSizeScaler
 from leyden.handlers.lr_curve import LRCurve
 from leyden.handlers.lr_finder import LRFinder
+from leyden.launched import launched
 from leyden.loaders import Loaders, datamodule_of
 from leyden.plan import Line, Plan
 from leyden.plan_of import plan_of
@@ -90,6 +91,7 @@ class Tuner:
             )
         return found
 
+    @launched("tuner.lr_find")
     def lr_find(
         self,
         model: Any,
@@ -154,6 +156,7 @@ class Tuner:
             self._write_rate(model, target, curve.suggestion())
         return curve
 
+    @launched("tuner.scale_batch_size")
     def scale_batch_size(
         self,
         model: Any,

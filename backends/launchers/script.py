@@ -16,10 +16,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
+from typing import Any
 
 from leyden.backends.environments import Environment, variables_of
 from leyden.backends.launchers.lifeline import LIFELINE_VARIABLE, share_threads
@@ -194,6 +195,29 @@ class ScriptLauncher:
                     self.failed = (rank, _code(code))
                     self._stop()
                     return
+
+    def guarded(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run what all processes run; where it fails, none of them goes on.
+
+        Raises:
+            BaseException: what it raised; where that came of the end of another process, an error
+                that names this one.
+        """
+        if self._over:
+            raise RuntimeError(
+                "the other processes of this run have ended, after an error or an interrupt: "
+                "start the script again"
+            )
+        try:
+            return method(*args, **kwargs)
+        except Exception as error:
+            # The strategy's own errors name the rank already.
+            broken = type(error) is not RuntimeError and isinstance(error, RuntimeError)
+            told = self.explain() if broken or "onnection" in str(error) else ""
+            self.end(grace=3)
+            if told and not hasattr(error, "ranks"):
+                raise RuntimeError(told) from error
+            raise
 
     def explain(self) -> str:
         """After this process failed: which child failed before it, and how; empty if none did."""

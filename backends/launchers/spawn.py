@@ -29,7 +29,7 @@ from leyden.engine.errors import MisconfigurationException
 __all__ = ["ProcessLauncher", "RankEnded", "pickler"]
 
 #: What the server of processes imports once, for all that it starts.
-PRELOADED = ("torch", "torch.distributed", "torch.optim", "torch._dynamo", "leyden")
+PRELOADED = ("torch", "torch.distributed", "torch._dynamo", "leyden.launching", "leyden.trainer")
 #: Seconds that the other ranks get to end by themselves after one failed.
 GRACE = 10.0
 _RELAYED = tuple(

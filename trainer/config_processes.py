@@ -1,0 +1,64 @@
+"""Rules for the arguments that say how many processes work together, and in which way."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from leyden.backends.devices import Machine, gpu_ids
+from leyden.config_values import shown
+from leyden.engine.errors import MisconfiguredType, MisconfiguredValue
+
+__all__ = ["check_processes"]
+
+_ONE_MACHINE = ("dp", "ddp_cpu", "ddp_spawn", "ddp_notebook", "ddp_fork")
+
+
+def check_processes(values: dict[str, Any], origin: Mapping[str, str]) -> None:
+    """Check the numbers of processes and machines against devices and the way of distribution."""
+    for name in ("accelerator", "distributed_backend"):
+        value = values[name]
+        if value is not None and not isinstance(value, str):
+            raise MisconfiguredType(
+                f"{name}={shown(value)} is a {type(value).__name__}: pass text such as 'ddp'; a "
+                "strategy of leyden.backends goes into plugins="
+            )
+    backend, gpus = values["distributed_backend"], values["gpus"]
+    if backend is not None:
+        backend = values["distributed_backend"] = backend.lower()
+    if backend == "horovod":
+        raise MisconfiguredValue(
+            "accelerator='horovod' is not there: Horovod has had no release for today's torch; "
+            "pass accelerator='ddp', which averages gradients in the same way, and start the "
+            "script with torchrun in place of horovodrun"
+        )
+    if backend == "xla" and values["tpu_cores"] is None:
+        raise MisconfiguredValue(
+            "accelerator='xla' is for TPUs, and no tpu_cores are given: pass tpu_cores=8, or 1"
+        )
+    if values["num_nodes"] > 1 and backend in _ONE_MACHINE:
+        raise MisconfiguredValue(
+            f"num_nodes={values['num_nodes']} with {backend}: it works within one node; pass "
+            "accelerator='ddp', and start the script with torchrun or SLURM"
+        )
+    if backend == "ddp_cpu" and gpus:
+        raise MisconfiguredValue(
+            f"gpus={shown(gpus)} with ddp_cpu, which works on CPUs: pass accelerator='ddp', or "
+            "leave gpus out"
+        )
+    processes = values["num_processes"]
+    if gpus and processes > 1:
+        count = len(gpu_ids(gpus, Machine.look().cuda))
+        if count != processes:
+            raise MisconfiguredValue(
+                f"num_processes={processes} with gpus={shown(gpus)}: there is one process for each "
+                "GPU; leave num_processes out"
+            )
+    parts = values["plugins"] if isinstance(values["plugins"], (list, tuple)) else ()
+    given = [part for part in parts if _is_strategy(part)]
+    if len(given) > 1:
+        raise MisconfiguredValue(
+            f"plugins={shown(values['plugins'])} brings {len(given)} strategies: pass one"
+        )
+
+
+def _is_strategy(part: object) -> bool:
+    return any(kind.__name__ == "Strategy" for kind in type(part).__mro__)
