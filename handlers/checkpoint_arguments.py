@@ -7,8 +7,9 @@ from typing import Any
 
 from leyden.engine.errors import MisconfiguredType, MisconfiguredValue
 from leyden.handlers.checkpoint_names import is_remote
+from leyden.handlers.deprecation import deprecated
 
-__all__ = ["Triggers", "check_arguments", "split_filepath"]
+__all__ = ["Triggers", "check_arguments", "split_filepath", "tell_deprecated"]
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,18 @@ def check_arguments(
         raise MisconfiguredValue(
             f"ModelCheckpoint(on_error={on_error!r}) is unknown: pass 'raise' or 'warn'"
         )
+
+
+def tell_deprecated(filepath: Any, prefix: str, mode: str | None) -> None:
+    """Warn of the arguments that Lightning 1.1 deprecated."""
+    for name, value, since, instead in (
+        ("filepath", filepath, "1.0", "pass dirpath= and filename="),
+        ("prefix", prefix, "1.1", "put it at the beginning of filename="),
+        ("mode", mode if mode == "auto" else None, "1.1", "pass mode='min' or mode='max'"),
+    ):
+        if value:
+            shown = os.fspath(value)
+            deprecated(f"ModelCheckpoint({name}={shown!r})", since=since, instead=instead)
 
 
 def split_filepath(

@@ -10,6 +10,7 @@ import torch
 
 from leyden.handlers.base import Order
 from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.deprecation import deprecated
 from leyden.handlers.monitored import Direction, better, listed, resolve_mode, score_of, worst
 
 __all__ = ["EarlyStopping"]
@@ -37,8 +38,8 @@ class EarlyStopping(CallbackBase):
         patience: number of checks without improvement after which the training ends (0 acts as 1).
         verbose: log each improvement, and warn when the value is missing although ``strict`` is
             off.
-        mode: "min", "max", or "auto": "max" for names with "acc" in them or that begin with
-            "fmeasure".
+        mode: "min" or "max"; None: "max" for names with "acc" in them or that begin with
+            "fmeasure". ("auto", deprecated, is the same.)
         strict: a value that was not logged is an error; otherwise the check is left out.
         check_finite: stop at once when the value is NaN or infinite.
         stopping_threshold: stop at once when the value is better than this.
@@ -74,7 +75,7 @@ class EarlyStopping(CallbackBase):
         min_delta: float = 0.0,
         patience: int = 3,
         verbose: bool = False,
-        mode: str = "auto",
+        mode: str | None = None,
         strict: bool = True,
         *,
         check_finite: bool = False,
@@ -105,7 +106,10 @@ class EarlyStopping(CallbackBase):
         self.min_delta = min_delta
         self.patience = patience
         self.verbose = verbose
-        self.mode: Direction = resolve_mode("EarlyStopping", monitor, mode)
+        if mode == "auto":
+            instead = "pass mode='min' or mode='max'"
+            deprecated("EarlyStopping(mode='auto')", since="1.1", instead=instead)
+        self.mode: Direction = resolve_mode("EarlyStopping", monitor, mode or "auto")
         self.strict = strict
         self.check_finite = check_finite
         self.stopping_threshold = stopping_threshold

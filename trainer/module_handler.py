@@ -5,8 +5,10 @@ from typing import Any
 from leyden.engine import Engine, Events
 from leyden.handlers.base import Handler, Order
 from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.deprecation import deprecated
 from leyden.handlers.evaluation import Outputs
 from leyden.handlers.hooks import WORDS, accepted, bind_module, hooks_of
+from leyden.handlers.metric_legacy import logs_by_return
 from leyden.module import LightningModule
 from leyden.overrides import overrides
 
@@ -25,6 +27,7 @@ class ModuleHandler(Handler):
         self.recorder = recorder
         self.kept_outputs: list[list[Any]] = []
         self._outputs: list[Outputs] = []
+        self._told = False
 
     def attach(self, engine: Engine) -> None:
         state: Any = engine.state
@@ -90,17 +93,30 @@ class ModuleHandler(Handler):
         output = state.output
         # A dict of any kind: 1.1's own examples return an OrderedDict.
         if isinstance(output, dict) and ("log" in output or "progress_bar" in output):
+            self._tell_of_dict("training_step", output)
             self.recorder.train_step_output(output, state.loss)
         recorder = self.recorder
         if recorder.busy:
             write = state.closed_at == state.iteration
             recorder.train_batch_ended(write=write, force=state.should_stop)
 
+    def _tell_of_dict(self, method: str, result: Any) -> None:
+        """Warn, once a run, of the older way to log."""
+        if not self._told and logs_by_return(result):
+            self._told = True
+            kind = type(self.model).__name__
+            deprecated(
+                f"logging by the 'log' and 'progress_bar' of what {kind}.{method} returns",
+                since="0.9.1",
+                instead="call self.log(name, value, prog_bar=...)",
+            )
+
     def _end_epoch(self, engine: Engine) -> None:
         result = None
         if self.defines("training_epoch_end") and self.kept_outputs:
             self.recorder.hook = "training_epoch_end"
             result = self.model.training_epoch_end(_epoch_outputs(self.kept_outputs))
+            self._tell_of_dict("training_epoch_end", result)
         self.recorder.train_epoch_ended(result)
         self.kept_outputs = []
 
@@ -127,6 +143,7 @@ class ModuleHandler(Handler):
                 state.epoch_end_result = getattr(self.model, end)(
                     kept[0] if state.num_loaders == 1 else kept
                 )
+                self._tell_of_dict(end, state.epoch_end_result)
 
         def reduce(engine: Engine) -> None:
             state: Any = engine.state
@@ -137,7 +154,11 @@ class ModuleHandler(Handler):
         self.listen(engine, Events.EPOCH_COMPLETED, reduce, order=Order.METRICS)
 
     def _end_evaluation_batch(self, engine: Engine) -> None:
-        self.recorder.eval_batch_ended(engine.state.output)
+        state: Any = engine.state
+        output = state.output
+        if isinstance(output, dict):
+            self._tell_of_dict(f"{WORDS[state.stage]}_step", output)
+        self.recorder.eval_batch_ended(output)
 
     def _predictions(self, engine: Engine) -> None:
         state: Any = engine.state

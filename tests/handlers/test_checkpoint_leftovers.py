@@ -115,6 +115,7 @@ def test_a_run_clears_up_before_it_saves(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     left = _unfinished(tmp_path / "c", _name_of(2**22 + 1))
     saver = ModelCheckpoint(dirpath=tmp_path / "c", period=5)
-    made = trainer(tmp_path, max_epochs=1, checkpoint_callback=saver, limit_train_batches=1)
+    kept = {"callbacks": [saver], "checkpoint_callback": True}
+    made = trainer(tmp_path, max_epochs=1, limit_train_batches=1, **kept)
     made.fit(Bare(), data())
     assert not left.exists()

@@ -273,7 +273,8 @@ def test_values_without_their_names(tmp_path: Path) -> None:
 
 
 def test_prefix_version_and_joining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = best(tmp_path, filename="name", prefix="test")
+    with pytest.warns(DeprecationWarning, match="at the beginning of filename="):
+        checkpoint = best(tmp_path, filename="name", prefix="test")
     assert checkpoint.format_checkpoint_name(3, 2, {}, ver=3) == str(tmp_path / "test-name-v3.ckpt")
     assert ModelCheckpoint(dirpath="").format_checkpoint_name(5, 4, {}) == "epoch=5-step=4.ckpt"
     monkeypatch.setattr(ModelCheckpoint, "CHECKPOINT_JOIN_CHAR", "@")
@@ -304,9 +305,11 @@ def test_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_filepath_is_directory_and_template_in_one(tmp_path: Path) -> None:
-    whole = ModelCheckpoint(tmp_path / "a" / "{epoch}")
+    with pytest.warns(DeprecationWarning, match="pass dirpath= and filename="):
+        whole = ModelCheckpoint(tmp_path / "a" / "{epoch}")
     assert (whole.dirpath, whole.filename) == (str(tmp_path / "a"), "{epoch}")
-    folder = ModelCheckpoint(tmp_path)
+    with pytest.warns(DeprecationWarning, match="filepath="):
+        folder = ModelCheckpoint(tmp_path)
     assert (folder.dirpath, folder.filename) == (str(tmp_path), None)
 
 

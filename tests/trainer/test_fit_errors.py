@@ -324,7 +324,7 @@ def test_an_epoch_without_batches_did_not_take_place(tmp_path: Path) -> None:
             self.seen.append("validation")
 
     seeing = Seeing()
-    saver = ModelCheckpoint(tmp_path / "c" / "{epoch}", save_top_k=-1)
+    saver = ModelCheckpoint(dirpath=tmp_path / "c", filename="{epoch}", save_top_k=-1)
     made = trainer(
         tmp_path, max_epochs=3, callbacks=[seeing, saver], checkpoint_callback=True,
     )  # fmt: skip
@@ -332,7 +332,8 @@ def test_an_epoch_without_batches_did_not_take_place(tmp_path: Path) -> None:
     with pytest.raises(MisconfigurationException, match="no batch in epoch 1, though it did"):
         made.fit(model, iter(list(data())), data(2))
     assert seeing.seen == ["epoch 0", "validation"]
-    again = trainer(tmp_path, max_epochs=3, checkpoint_callback=ModelCheckpoint(tmp_path / "c"))
+    savers = [ModelCheckpoint(dirpath=tmp_path / "c")]
+    again = trainer(tmp_path, max_epochs=3, callbacks=savers, checkpoint_callback=True)
     again.fit(Tiny(), list(data()), data(2), ckpt_path="last")
     made.fit(model, data(), data(2))
     assert seeing.seen[2:] == ["epoch 1", "validation", "epoch 2", "validation"]

@@ -29,7 +29,11 @@ def _saver(root: Path, **arguments: Any) -> ModelCheckpoint:
 def _fit(root: Path, *, model: Any = None, resume: Any = None, epochs: int = 2, **arg: Any) -> Any:
     saver = _saver(root, **arg)
     made = trainer(
-        root, max_epochs=epochs, checkpoint_callback=saver, resume_from_checkpoint=resume
+        root,
+        max_epochs=epochs,
+        callbacks=[saver],
+        checkpoint_callback=True,
+        resume_from_checkpoint=resume,
     )
     made.fit(Bare() if model is None else model, data())
     return made
@@ -171,8 +175,8 @@ def test_averaged_weights_are_compared_as_they_are_saved(tmp_path: Path) -> None
     def fit(resume: Any = None) -> None:
         saver = _saver(tmp_path, save_top_k=-1)
         made = trainer(
-            tmp_path, max_epochs=1, checkpoint_callback=saver, resume_from_checkpoint=resume,
-            callbacks=[EMAWeightAveraging(decay=0.9)],
+            tmp_path, max_epochs=1, checkpoint_callback=True, resume_from_checkpoint=resume,
+            callbacks=[EMAWeightAveraging(decay=0.9), saver],
         )  # fmt: skip
         made.fit(Bare(), data())
 

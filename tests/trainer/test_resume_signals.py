@@ -147,8 +147,8 @@ class Long(leyden.Callback):
         print("train end", flush=True)
 
 made = trainer(
-    sys.argv[1], max_epochs=2, checkpoint_callback=ModelCheckpoint(sys.argv[1]),
-    callbacks=[Long(), *([Interruption(grace=float(sys.argv[3]))] if sys.argv[3] else [])],
+    sys.argv[1], max_epochs=2, checkpoint_callback=True,
+    callbacks=[Long(), ModelCheckpoint(dirpath=sys.argv[1]), *([Interruption(grace=float(sys.argv[3]))] if sys.argv[3] else [])],
 )
 made.fit(Bare(), data())
 print("went on")

@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader
 import leyden
 from tests.trainer.tiny import trainer
 
+pytestmark = pytest.mark.filterwarnings("ignore:logging by the .log.:DeprecationWarning")
+
 
 class Two(leyden.LightningModule):
     """Two optimizers, each of which returns something of its own."""

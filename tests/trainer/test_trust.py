@@ -62,7 +62,11 @@ def old(tmp_path: Path) -> Path:
 def _fit(path: Path, **given: Any) -> Any:
     saver = ModelCheckpoint(dirpath=path.parent / "more")
     made = trainer(
-        path.parent, max_epochs=2, resume_from_checkpoint=path, checkpoint_callback=saver
+        path.parent,
+        max_epochs=2,
+        resume_from_checkpoint=path,
+        callbacks=[saver],
+        checkpoint_callback=True,
     )
     made.fit(OneCycle(), data(), **given)
     return made
@@ -76,7 +80,7 @@ def _fitted(path: Path) -> Any:
 
 def _words(path: Path, **given: Any) -> None:
     saver = ModelCheckpoint(dirpath=path.parent)
-    made = trainer(path.parent, max_epochs=2, checkpoint_callback=saver)
+    made = trainer(path.parent, max_epochs=2, callbacks=[saver], checkpoint_callback=True)
     made.fit(OneCycle(), data(), ckpt_path="best", **given)
 
 
