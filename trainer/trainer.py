@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from leyden import arguments
 from leyden.assembly import assemble
 from leyden.config import CHECKS, TrainerConfig, signature_parameters
+from leyden.deprecations import take_removed, tell_deprecated
 from leyden.engine.errors import MisconfiguredType
 from leyden.fitting import fit
 from leyden.handlers.cost_report import Cost
@@ -143,7 +144,9 @@ class Trainer(TrainerProperties):
         def __init__(self, *positional: Any, **given: Any) -> None:
             if positional:
                 raise _by_position(positional)
+            take_removed(given)
             config = TrainerConfig.parse(**given)
+            tell_deprecated(config.given, config.origin)
             settings = Settings(config)
             object.__setattr__(self, "_settings", settings)
             self._run = Run(settings, self)
