@@ -13,7 +13,12 @@ import torch
 from leyden.engine import Channel, Engine, Events, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
 from leyden.handlers.base import Order
-from leyden.handlers.checkpoint_arguments import Triggers, check_arguments, split_filepath
+from leyden.handlers.checkpoint_arguments import (
+    Triggers,
+    check_arguments,
+    split_filepath,
+    tell_deprecated,
+)
 from leyden.handlers.checkpoint_files import exists, make_directory, remove
 from leyden.handlers.checkpoint_leftovers import remove_leftovers
 from leyden.handlers.checkpoint_names import default_directory, is_remote
@@ -53,10 +58,10 @@ class ModelCheckpoint(CheckpointRecord):
         save_top_k: how many to keep; -1: all, 0: none is saved at all, None: 1 if there is a
             monitor.
         save_weights_only: leave out what only a resumed run needs.
-        mode: "min", "max", or "auto": "max" for names with "acc" in them or that begin with
-            "fmeasure".
+        mode: "min" or "max"; None: "max" for names with "acc" in them or that begin with
+            "fmeasure". ("auto", deprecated, is the same.)
         period: save every so many epochs; 0 or less: never.
-        prefix: put before the file name.
+        prefix: put before the file name; deprecated, ``filename`` can begin with it.
         dirpath: directory; None: below the logger's, or ``default_root_dir/checkpoints``.
         filename: template such as ``"{epoch}-{val_loss:.2f}"``; a name that was not logged becomes
             0.
@@ -95,7 +100,7 @@ class ModelCheckpoint(CheckpointRecord):
         save_last: bool | None = None,
         save_top_k: int | None = None,
         save_weights_only: bool = False,
-        mode: str = "auto",
+        mode: str | None = None,
         period: int | None = None,
         prefix: str = "",
         dirpath: str | os.PathLike[str] | None = None,
@@ -111,10 +116,11 @@ class ModelCheckpoint(CheckpointRecord):
         on_error: Literal["raise", "warn"] = "raise",
     ) -> None:
         check_arguments(filepath, monitor, save_last, save_top_k, dirpath, on_error)
+        tell_deprecated(filepath, prefix, mode)
         directory, template = split_filepath(filepath, dirpath, filename)
         super().__init__(
             monitor,
-            mode=mode,
+            mode=mode or "auto",
             save_top_k=save_top_k,
             save_last=save_last,
             dirpath=directory,
