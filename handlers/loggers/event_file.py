@@ -11,6 +11,7 @@ import contextlib
 import errno
 import functools
 import itertools
+import math
 import os
 import re
 import socket
@@ -20,7 +21,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["EventFile", "restart_event", "scalar_summary", "summary_writer"]
+__all__ = ["EventFile", "restart_event", "scalar_event", "summary_writer"]
 
 _serial = itertools.count()
 
@@ -71,9 +72,12 @@ class EventFile:
         Raises:
             OSError: If it cannot be written; the file then holds what it held before.
         """
+        self.write(event.SerializeToString())
+
+    def write(self, data: bytes) -> None:
+        """Write one event that is encoded already; see `add_event`."""
         if self._fd < 0:
             self.reopen()
-        data = event.SerializeToString()
         record = _header(len(data)) + data + _checksum(data)
         try:
             written = os.write(self._fd, record)
@@ -187,20 +191,63 @@ def restart_event(step: int) -> Any:
     return Event(step=step, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START))
 
 
-def scalar_summary(values: Iterable[tuple[str, float]]) -> Any:
-    """Make one summary of several scalars.
+def scalar_event(values: Iterable[tuple[str, float]], step: int, wall_time: float) -> bytes:
+    """Encode one event with several scalars, byte for byte as protobuf does.
 
-    tensorboardX's own ``scalar`` takes ten times as long: it goes through NumPy.
+    Protobuf's objects take five times as long, and what they need is not in the caches any more
+    when a row comes after fifty training steps.
+
+    Args:
+        values: tags and numbers; a number beyond float32 becomes infinite.
+        step: the step they belong to.
+        wall_time: seconds since 1970.
+
+    Raises:
+        ValueError: If the step is no 64-bit number.
     """
-    from tensorboardX.proto.summary_pb2 import Summary
-
-    summary = Summary()
+    pieces = []
     for tag, value in values:
-        summary.value.add(tag=_clean_tag(tag), simple_value=value)
-    return summary
+        try:
+            number = _FLOAT.pack(value)
+        except OverflowError:
+            number = _FLOAT.pack(math.copysign(math.inf, value))
+        pieces += (_scalar_head(tag), number)
+    summary = b"".join(pieces)
+    # Event: wall_time = 1 (double), step = 2 (varint), summary = 5 (message).
+    if step:
+        if not -(2**63) <= step < 2**63:
+            raise ValueError(f"step={step} does not fit in 64 bits, which is all TensorBoard takes")
+        counted = b"\x10" + _varint(step & (2**64 - 1))
+    else:
+        counted = b""  # what is nought is not written
+    return b"".join(
+        (b"\x09", _DOUBLE.pack(wall_time), counted, b"\x2a", _varint(len(summary)), summary)
+    )
+
+
+_FLOAT = struct.Struct("<f")
+_DOUBLE = struct.Struct("<d")
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits in a byte, the lowest first; the eighth tells that there are more."""
+    if number < 0x80:
+        return bytes((number,))
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
 
 
 @functools.lru_cache(maxsize=4096)
-def _clean_tag(tag: str) -> str:
-    """Put ``_`` for what a tag may not hold, as both TensorBoard writers do."""
-    return re.sub(r"[^-/\w.]", "_", tag).lstrip("/")
+def _scalar_head(tag: str) -> bytes:
+    """Encode all of a scalar but its number, which is its last four bytes.
+
+    A summary's value: value = 1 (message), in it tag = 1 (text) and simple_value = 2 (float). For
+    what a tag may not hold there is ``_``, as in both TensorBoard writers.
+    """
+    name = re.sub(r"[^-/\w.]", "_", tag).lstrip("/").encode()
+    value = b"\x0a" + _varint(len(name)) + name + b"\x15" if name else b"\x15"
+    return b"\x0a" + _varint(len(value) + 4) + value

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,10 +19,11 @@ from leyden.handlers.loggers.base import (
 )
 from leyden.handlers.loggers.event_file import (
     restart_event,
-    scalar_summary,
+    scalar_event,
     summary_writer,
 )
 from leyden.handlers.loggers.hparams import convert_params, flatten_params, save_hparams_to_yaml
+from leyden.handlers.loggers.ranks import is_rank_zero
 from leyden.handlers.loggers.values import scalars
 
 __all__ = ["TensorBoardLogger"]
@@ -66,6 +68,7 @@ class TensorBoardLogger(LightningLoggerBase):
         self._prefix = prefix
         self._kwargs = kwargs
         self._experiment: Any = None
+        self._process = 0  # which one has begun the file
         self._placeholder_due = True
         self._hparams_saved: dict[str, Any] | None = None
         self.hparams: dict[str, Any] = {}
@@ -103,10 +106,16 @@ class TensorBoardLogger(LightningLoggerBase):
         """The tensorboardX ``SummaryWriter``: ``add_image``, ``add_histogram`` and all the rest."""
         if self._experiment is None:
             version = self.version  # before the folder exists: making it uses the number up
+            self._process = os.getpid()
             self._experiment = summary_writer(
                 os.path.join(self.root_dir, version_folder(version)), **self._kwargs
             )
         return self._experiment
+
+    def _writes(self) -> bool:
+        # Reading the environment takes as long as writing a row: it is asked until there is a file.
+        begun = self._experiment is not None and self._process == os.getpid()
+        return begun or is_rank_zero()
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, metrics: Any = None) -> None:
@@ -134,14 +143,15 @@ class TensorBoardLogger(LightningLoggerBase):
         for summary in hparams(flatten_params(params), shown):
             writer.add_summary(summary, 0)
 
-    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Write metrics as one event; a dict among them is drawn as curves in one chart.
 
         Raises:
             ValueError: If a value is no number.
         """
-        experiment = self.experiment
+        if not self._writes():
+            return
+        experiment = self._experiment or self.experiment
         if not metrics:
             return
         values = []
@@ -161,7 +171,10 @@ class TensorBoardLogger(LightningLoggerBase):
                 self._placeholder_due = False
         if values:
             writer = experiment._get_file_writer()
-            writer.add_summary(scalar_summary(values), step)
+            told = writer._default_metadata  # what the user said in experiment.use_metadata()
+            wall_time = told.get("walltime") or time.time()
+            step = told.get("global_step", 0) if step is None else step
+            writer.event_writer.write(scalar_event(values, int(step), wall_time))
 
     @rank_zero_only
     def log_graph(self, model: Any, input_array: Any = None) -> None:
@@ -208,9 +221,10 @@ class TensorBoardLogger(LightningLoggerBase):
         self._placeholder_due = False
         self.experiment._get_file_writer().add_event(restart_event(step), step)
 
-    @rank_zero_only
     def save(self) -> None:
         """Write the YAML file if hyper-parameters have come since the last time."""
+        if not self._writes():
+            return
         super().save()
         if self._hparams_saved != self.hparams:
             os.makedirs(self.log_dir, exist_ok=True)
