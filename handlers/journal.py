@@ -61,8 +61,7 @@ class Journal(Handler):
         self.ended_by = ended_by
         self._lines: list[str] = []
         self._kept: list[tuple[int, int, torch.Tensor]] = []
-        self._showwarning: Any = None
-        self._mine: Any = None
+        self._listener: _Listener | None = None
 
     def attach(self, engine: Engine) -> None:
         self.listen(engine, Events.STARTED, self.begin)
@@ -78,9 +77,8 @@ class Journal(Handler):
         told = {} if self.facts is None else dict(self.facts())
         self.note("start", **_place(state), **told)
         self.flush()
-        if self._showwarning is None:
-            self._showwarning, self._mine = warnings.showwarning, self._show
-            warnings.showwarning = self._mine
+        if self._listener is None:
+            self._listener = _Listener(self)
 
     def note_checkpoint(self, engine: Engine) -> None:
         """A checkpoint is on the disk: so are the lines up to it."""
@@ -104,10 +102,9 @@ class Journal(Handler):
 
     def end(self, engine: Engine) -> None:
         """The training is over."""
-        if self._mine is not None:
-            if warnings.showwarning is self._mine:
-                warnings.showwarning = self._showwarning
-            self._showwarning = self._mine = None
+        if self._listener is not None:
+            self._listener.end()
+            self._listener = None
         error = None if self.ended_by is None else self.ended_by()
         state: Any = engine.state
         how = "finished" if error is None else f"{type(error).__name__}: {error}"
@@ -145,9 +142,32 @@ class Journal(Handler):
                 batches=[[i, step, bits(v)] for (i, step, _), v in zip(kept, values, strict=True)],
             )
 
-    def _show(self, message: Any, category: Any, *rest: Any, **named: Any) -> None:
-        self.note("warning", category=category.__name__, text=str(message))
-        self._showwarning(message, category, *rest, **named)
+
+class _Listener:
+    """Stands in for ``warnings.showwarning``: notes a warning, and hands it on.
+
+    Several runs may listen at once and end in any order; and ``warnings.catch_warnings`` may put
+    back a listener whose run is over. So one that has ended still hands on, and is taken out as
+    soon as nothing stands before it.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal: Journal | None = journal
+        self.before = warnings.showwarning
+        warnings.showwarning = self
+
+    def __call__(self, message: Any, category: Any, *rest: Any, **named: Any) -> None:
+        if self.journal is not None:
+            self.journal.note("warning", category=category.__name__, text=str(message))
+        self.before(message, category, *rest, **named)
+
+    def end(self) -> None:
+        """Listen no longer."""
+        self.journal = None
+        now = warnings.showwarning
+        while isinstance(now, _Listener) and now.journal is None:
+            now = now.before
+        warnings.showwarning = now
 
 
 def read_journal(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:

@@ -120,3 +120,56 @@ def test_on_a_bare_engine(tmp_path: Path) -> None:
 def test_bits_keep_all(value: float) -> None:
     assert json.loads(json.dumps(bits(value))) == value.hex()
     assert float.fromhex(bits(value)).hex() == value.hex()
+
+
+def _journals(count: int, folder: Path) -> list[tuple[Journal, Engine]]:
+    out = []
+    for i in range(count):
+        engine, journal = Engine(lambda engine, batch: None), Journal(folder / f"{i}.jsonl")
+        journal.attach(engine)
+        out.append((journal, engine))
+    return out
+
+
+def _told(folder: Path, number: int) -> list[str]:
+    lines = read_journal(folder / f"{number}.jsonl")
+    return [line["text"] for line in lines if line["event"] == "warning"]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)])
+def test_journals_end_in_any_order(order: tuple[int, ...], tmp_path: Path) -> None:
+    before = warnings.showwarning
+    journals = _journals(3, tmp_path)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        inside = warnings.showwarning
+        for journal, engine in journals:
+            journal.begin(engine)
+        for ended, number in enumerate(order):
+            warnings.warn(f"after {ended}", RuntimeWarning, stacklevel=1)
+            journals[number][0].end(journals[number][1])
+        assert warnings.showwarning is inside
+        warnings.warn("after all", RuntimeWarning, stacklevel=1)
+    assert warnings.showwarning is before
+    for ended, number in enumerate(order):
+        assert _told(tmp_path, number) == [f"after {i}" for i in range(ended + 1)]
+    assert len(shown) == 4
+
+
+def test_a_journal_that_is_put_back_after_its_end_hands_on(tmp_path: Path) -> None:
+    (journal, engine), (second, other) = _journals(2, tmp_path)
+    seen: list[str] = []
+    before = warnings.showwarning
+    try:
+        warnings.showwarning = lambda message, *rest, **named: seen.append(str(message))
+        journal.begin(engine)
+        with warnings.catch_warnings():
+            second.begin(other)
+            journal.end(engine)
+            second.end(other)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("later", RuntimeWarning, stacklevel=1)
+    finally:
+        warnings.showwarning = before
+    assert seen == ["later"] and not _told(tmp_path, 0) and not _told(tmp_path, 1)
