@@ -14,7 +14,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --quiet
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kill test-loggers test-ignite lint format types bench bench-smoke bench-peers wheel pins \
+.PHONY: help venv demo test test-kill test-loggers test-ignite lint format types bench bench-smoke bench-peers wheel docs pins \
 	pages ci clean distclean
 
 help: ## this list
@@ -40,8 +40,11 @@ $(VENV)/.loggers: $(VENV)/.test
 $(VENV)/.bench: $(VENV)/.test
 $(VENV)/.bench-peers: $(VENV)/.bench
 $(VENV)/.lint: $(VENV)/.base
+$(VENV)/.wheel: $(VENV)/.test
+$(VENV)/.docs: $(VENV)/.made
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.loggers $(VENV)/.bench $(VENV)/.bench-peers $(VENV)/.lint: \
+$(VENV)/.demo $(VENV)/.test $(VENV)/.loggers $(VENV)/.bench $(VENV)/.bench-peers $(VENV)/.lint \
+$(VENV)/.wheel $(VENV)/.docs: \
 $(VENV)/.%: requirements/%.txt
 	@echo "installing $<"
 	@$(PIP) -r $<
@@ -90,8 +93,13 @@ bench-smoke: $(VENV)/.bench ## every benchmark once, without measuring
 bench-peers: $(VENV)/.bench-peers ## the benchmark table next to Lightning and Accelerate
 	$(PYTEST) benchmarks $(ARGS)
 
-wheel: $(VENV)/.test ## build sdist and wheel, run the tests against the installed wheel elsewhere
+wheel: $(VENV)/.wheel ## build sdist and wheel, run the tests against the installed wheel elsewhere
 	$(PY) tools/wheel_check.py
+
+# The variable silences news about a later mkdocs.
+docs: $(VENV)/.docs ## the documentation site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "read it in a browser: build/site/index.html"
 
 pins: $(VENV)/.test ## resolve requirements/*.in again (needs python3.10 to python3.13)
 	$(PY) tools/pins.py python3.10 python3.11 python3.12 python3.13

@@ -27,6 +27,9 @@ LAYERS: dict[str, str | None] = {
     "bench": "test",
     "lint": "base",
     "bench-peers": "bench",
+    "wheel": "test",
+    # Needs nothing of ours: the pages of the API are made from the sources.
+    "docs": None,
 }
 #: torch pins these itself, differently for each build (CPU, CUDA) and platform.
 FROM_TORCH = re.compile(r"^(nvidia-|cuda-|triton$)")

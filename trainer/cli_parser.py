@@ -49,7 +49,7 @@ def parser_class() -> type[Any]:
 def _with_hint(parser: Any, message: str) -> str:
     """Say what an option that is unknown may have been meant to be."""
     unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
-    if unknown is None:
+    if unknown is None or "did you mean" in message:  # said by the parser of the subcommand
         return message
     near = difflib.get_close_matches(unknown[1], parser._option_string_actions, n=2, cutoff=0.7)
     return f"{message}: did you mean {' or '.join(near)}?" if near else message

@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["doctor", "findings"]
 
 #: What leyden cannot run without, by the names of pip.
-_REQUIRED = ("torch", "pytorch-ignite", "tensorboardX", "tqdm", "numpy")
+_REQUIRED = ("torch", "pytorch-ignite", "tensorboardX", "tqdm", "numpy", "packaging")
 #: Extras for people who work on leyden itself.
 _FOR_DEVELOPERS = ("docs", "test")
 _KINDS = {"cpu": "CPU", "cuda": "CUDA", "mps": "MPS", "tpu": "TPU"}

@@ -154,6 +154,26 @@ def test_a_file_and_later_options_and_print_config(capsys: pytest.CaptureFixture
     assert printed["trainer"]["max_epochs"] == 7 and printed["data"] == {"batch_size": 4}
 
 
+def test_objects_in_a_file_by_short_names() -> None:
+    Path("run.yaml").write_text(
+        "trainer:\n"
+        "  callbacks:\n"
+        "    - class_path: EarlyStopping\n"
+        "      init_args: {monitor: val_loss}\n"
+        "  logger:\n"
+        "    class_path: CSVLogger\n"
+        "    init_args: {save_dir: runs}\n"
+        "optimizer:\n"
+        "  class_path: AdamW\n"
+        "  init_args: {lr: 0.01}\n"
+    )
+    made = cli("--config=run.yaml", "--trainer.callbacks+=LearningRateMonitor", run=False)
+    names = [type(one).__name__ for one in made.trainer.callbacks]
+    assert {"EarlyStopping", "LearningRateMonitor"} <= set(names)
+    assert type(made.trainer.logger).__name__ == "CSVLogger"
+    assert type(made.model.configure_optimizers()).__name__ == "AdamW"
+
+
 def test_the_saved_configuration_repeats_the_run_bit_for_bit() -> None:
     csv = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=runs"]
     first = cli("fit", "--trainer.max_epochs=2", "--model.lr=0.3", *csv)
@@ -217,6 +237,12 @@ def test_mistakes_are_refused_before_anything_runs(
     args: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert words in refused(capsys, "fit", *args)
+
+
+def test_mistakes_are_errors_where_the_program_wants_them() -> None:
+    with pytest.raises(Exception, match="did you mean") as caught:
+        cli("fit", "--trainer.max_epoch=3", parser_kwargs={"exit_on_error": False})
+    assert str(caught.value).count("did you mean") == 1
 
 
 def test_optimizer_and_scheduler_replace_those_of_the_module() -> None:
