@@ -22,7 +22,15 @@ from torch.utils.data import (
 from leyden.engine.errors import MisconfigurationException
 from leyden.engine.rng import isolate, seed_all
 
-__all__ = ["EvaluationShare", "SharedSampler", "filler_of", "is_shared", "order_of", "shared"]
+__all__ = [
+    "EvaluationShare",
+    "SharedSampler",
+    "deals_batches",
+    "filler_of",
+    "is_shared",
+    "order_of",
+    "shared",
+]
 
 SEED_VARIABLE = "PL_GLOBAL_SEED"
 
@@ -160,7 +168,7 @@ class EvaluationShare(Sampler[Any]):
         return iter(mine)
 
 
-def shared(loader: Any, replicas: int, rank: int, *, train: bool) -> Any:
+def shared(loader: Any, replicas: int, rank: int, *, train: bool, batches: bool = False) -> Any:
     """Return a loader over a process's share; the given one is left as it is.
 
     A loader over an iterable data set, one whose sampler is distributed already, and what is no
@@ -173,6 +181,7 @@ def shared(loader: Any, replicas: int, rank: int, *, train: bool) -> Any:
         train: shares are filled up to equal length, and the order is shuffled if the loader's is;
             otherwise every sample is seen once, in the loader's order, a shuffled one in the order
             of the data set.
+        batches: deal whole batches out, not samples: the batches stay those of one process.
     """
     if not isinstance(loader, DataLoader) or is_shared(loader):
         return loader
@@ -185,11 +194,16 @@ def shared(loader: Any, replicas: int, rank: int, *, train: bool) -> Any:
     made = copy.copy(loader)
     parts = made.__dict__  # a DataLoader refuses to have its sampler set
     parts["_iterator"] = None
-    if own_batches:
+    if own_batches or (batches and loader.batch_sampler is not None):
+        dealt: Any = loader.batch_sampler
+        if not own_batches and isinstance(loader.sampler, RandomSampler):
+            assert loader.batch_size is not None
+            in_order: Any = SequentialSampler(loader.dataset)  # type: ignore[arg-type]
+            dealt = BatchSampler(in_order, loader.batch_size, loader.drop_last)
         parts["batch_sampler"] = (
-            SharedSampler(loader.batch_sampler, replicas, rank, seed=seed)
+            SharedSampler(dealt, replicas, rank, seed=seed)
             if train
-            else EvaluationShare(loader.batch_sampler, replicas, rank)
+            else EvaluationShare(dealt, replicas, rank)
         )
         return made
     sampler: Any = loader.sampler
@@ -228,6 +242,13 @@ def is_shared(loader: Any) -> bool:
         if isinstance(candidate, (DistributedSampler, SharedSampler, EvaluationShare)):
             return True
     return False
+
+
+def deals_batches(loader: Any) -> bool:
+    """Whether each process gets every so manieth batch of what one process would see."""
+    batches = getattr(loader, "batch_sampler", None)
+    entry = getattr(loader, "sampler", None) if batches is None else batches
+    return isinstance(entry, EvaluationShare)
 
 
 def filler_of(loader: Any) -> int | None:

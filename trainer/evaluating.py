@@ -1,7 +1,10 @@
 """Test, validation and prediction on their own, outside of fit."""
 
 import pprint
+from itertools import zip_longest
 from typing import Any
+
+import torch
 
 from leyden.engine import TrainerEvents
 from leyden.engine.errors import MisconfigurationException
@@ -11,8 +14,11 @@ from leyden.placing import place
 from leyden.run import Run
 from leyden.states import TrainerState
 from leyden.stepping import verify
+from leyden.transfer import move_to_device
 
-__all__ = ["evaluate_alone"]
+__all__ = ["evaluate_alone", "merged"]
+
+_NOTHING = object()
 
 
 def evaluate_alone(
@@ -46,6 +52,8 @@ def evaluate_alone(
         results: Any = [] if stage == "predict" else 1
         if sum(run.loaders.num_batches[stage]):
             results = run.evaluate(stage, stage)
+        if stage == "predict" and run.strategy.world_size > 1:
+            results = merged(run, results)
         run.engine.fire_event(TrainerEvents.FIT_COMPLETED)
         run.call("teardown", "fit")
         run.call("teardown", stage, reverse=True)
@@ -56,6 +64,29 @@ def evaluate_alone(
     if verbose and stage != "predict" and isinstance(results, list):
         _show(stage, results)
     return results
+
+
+def merged(run: Run, results: list[Any]) -> list[Any]:
+    """The predictions of all processes, in the order of the batches, on the CPU.
+
+    A loader whose batches leyden did not deal out has the predictions of this process alone.
+    """
+    from leyden.backends.samplers import deals_batches
+
+    loaders = run.loaders.evaluation["predict"]
+    found = run.strategy.gather_objects(move_to_device(results, torch.device("cpu")))
+    if len(loaders) == 1:
+        return _woven(found) if deals_batches(loaders[0]) else results
+    return [
+        _woven([one[i] for one in found]) if deals_batches(loader) else results[i]
+        for i, loader in enumerate(loaders)
+    ]
+
+
+def _woven(parts: list[list[Any]]) -> list[Any]:
+    """One of each in turn, as the batches were dealt out."""
+    rows = zip_longest(*parts, fillvalue=_NOTHING)
+    return [one for row in rows for one in row if one is not _NOTHING]
 
 
 def _load_weights(run: Run, model: Any, ckpt_path: Any) -> None:

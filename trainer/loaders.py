@@ -124,7 +124,9 @@ class Loaders:
                     )
         for loader in found:
             _seed_workers(loader)
-        found = [self.share(loader, train=False) for loader in found]
+        # Predictions are put together again, in the order of the batches.
+        whole = {"batches": True} if stage == "predict" else {}
+        found = [self.share(loader, train=False, **whole) for loader in found]
         limit = getattr(settings, limit_name)
         self.evaluation[stage] = found
         self.num_batches[stage] = [

@@ -167,13 +167,14 @@ class Strategy:
 
     # ------------------------------------------------------------------ data
 
-    def share(self, loader: Any, *, train: bool) -> Any:
+    def share(self, loader: Any, *, train: bool, batches: bool = False) -> Any:
         """Return a loader over this process's share of the samples.
 
         Args:
             loader: the user's; it is left as it is.
             train: the share may be filled up to equal length; an evaluation counts every sample
                 once.
+            batches: the share is of whole batches, those that one process would see.
         """
         return loader
 

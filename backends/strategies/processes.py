@@ -118,10 +118,10 @@ class ProcessStrategy(Strategy):
 
     # ------------------------------------------------------------------ data
 
-    def share(self, loader: Any, *, train: bool) -> Any:
+    def share(self, loader: Any, *, train: bool, batches: bool = False) -> Any:
         if self.world_size == 1 or not self.replaces_samplers:
             return loader
-        return shared(loader, self.world_size, self.global_rank, train=train)
+        return shared(loader, self.world_size, self.global_rank, train=train, batches=batches)
 
     # ------------------------------------------------------------------ talk
 

@@ -75,7 +75,7 @@ class XLASpmdStrategy(XLAStrategy):
         if self.mesh is None:
             self.mesh = Mesh(self.axis)
 
-    def share(self, loader: Any, *, train: bool) -> Any:
+    def share(self, loader: Any, *, train: bool, batches: bool = False) -> Any:
         return gathered(loader, self.cores, whole=train)
 
     def split_batch(self, batch: Any) -> Any:
