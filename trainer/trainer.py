@@ -31,6 +31,7 @@ from leyden.tuner import Tuner
 
 __all__ = ["Trainer", "TrainerState"]
 
+
 class Trainer(TrainerProperties):
     """Trains, validates and tests a :class:`leyden.LightningModule`.
 
@@ -321,7 +322,7 @@ class Trainer(TrainerProperties):
         """
         self._run.save_checkpoint(filepath, weights_only)
 
-    def export_quantized(self, filepath: str | os.PathLike[str]) -> int:
+    def export_quantized(self, filepath: str | os.PathLike[str], format: str = "packed") -> int:
         """Write the model of a run with ``precision`` 8, 4 or 2, weights packed to so many bits.
 
         ``leyden.backends.precision.load_quantized(model, path)`` reads it into a plain model, which
@@ -329,6 +330,8 @@ class Trainer(TrainerProperties):
 
         Args:
             filepath: the file; missing folders are made.
+            format: "packed", or "torchao" for a ``state_dict`` of torchao's tensors, which holds
+                each number in a byte.
 
         Returns:
             Its size in bytes.
@@ -336,7 +339,7 @@ class Trainer(TrainerProperties):
         Raises:
             MisconfigurationException: there is no model, or none with weights of few bits.
         """
-        return export_quantized(self._run, filepath)
+        return export_quantized(self._run, filepath, format)
 
     # ------------------------------------------------------------------ what will run
 

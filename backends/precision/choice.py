@@ -3,6 +3,7 @@
 import torch
 
 from leyden.backends.precision.base import Precision
+from leyden.backends.precision.float8 import Float8Training
 from leyden.backends.precision.levels import opt_level
 from leyden.backends.precision.mixed import MixedPrecision
 from leyden.backends.precision.quantized import QuantizedTraining
@@ -21,6 +22,7 @@ WORDS = (
     "bf16-true",
     "32-true",
     "64-true",
+    "fp8",
 )
 _TRUE = {
     64: torch.float64,
@@ -69,6 +71,8 @@ def precision_for(
             return opt_level(amp_level, device)
         half = torch.bfloat16 if precision == 16 and device in _BFLOAT else torch.float16
         return MixedPrecision(half, device)
+    if precision == "fp8":
+        return Float8Training(device)
     if precision in BITS:
         return QuantizedTraining(int(precision))
     raise ValueError(

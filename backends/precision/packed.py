@@ -15,7 +15,14 @@ from leyden.backends.precision.quantized import (
 )
 from leyden.engine.errors import MisconfigurationException
 
-__all__ = ["load_quantized", "pack", "quantized_state_dict", "save_quantized", "unpack"]
+__all__ = [
+    "load_quantized",
+    "pack",
+    "quantized_state_dict",
+    "save_quantized",
+    "unpack",
+    "write_beside",
+]
 
 _FORM = 1
 
@@ -82,12 +89,17 @@ def save_quantized(model: nn.Module, path: str | os.PathLike[str]) -> int:
             "scales": scales,
             "packed": pack(numbers, layer.weight_bits),
         }
+    return write_beside({"form": _FORM, "packed": packed, "rest": rest}, path)
+
+
+def write_beside(content: Any, path: str | os.PathLike[str]) -> int:
+    """Write a file beside its name and move it there; return its size in bytes."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with open(beside, "wb") as file:
-            torch.save({"form": _FORM, "packed": packed, "rest": rest}, file)
+            torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, target)
