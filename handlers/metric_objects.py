@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,14 @@ __all__ = [
     "computed",
     "is_metric",
     "load_metric_state",
+    "metric_at",
     "metric_paths",
     "metric_state",
+    "note_attribute",
 ]
+
+# The name of the attribute of a module that holds what note_attribute was told.
+_NOTED = "_metric_attributes"
 
 
 def is_metric(value: object) -> bool:
@@ -76,6 +81,59 @@ def metric_paths(module: Any) -> Iterator[tuple[str, Any]]:
         for name, value in vars(part).items():
             if not isinstance(value, (torch.nn.Module, Tensor)) and is_metric(value):
                 yield f"{path}.{name}" if path else name, value
+    for path in sorted(vars(module).get(_NOTED, ())):
+        found = metric_at(module, path)
+        if found is not None:
+            yield path, found
+
+
+def metric_at(module: Any, path: str) -> Any:
+    """Follow a path such as ``scores.train.0`` through attributes, keys and indices; None: nothing.
+
+    Only metric objects are found.
+    """
+    found = module
+    for name in path.split("."):
+        try:
+            if isinstance(found, Mapping):
+                found = found[name]
+            elif isinstance(found, Sequence) and not isinstance(found, str):
+                found = found[int(name)]
+            else:
+                found = getattr(found, name)
+        except (AttributeError, LookupError, ValueError):
+            return None
+    return found if is_metric(found) else None
+
+
+def note_attribute(module: Any, name: str, value: object, attribute: object) -> None:
+    """Note where a logged metric object hangs, so that its state can be saved and put back.
+
+    Metric objects that are attributes of the module or of its parts are found without; this is for
+    those in a list, a dict or an object of another kind.
+
+    Args:
+        module: what logs it.
+        name: under which name.
+        value: the metric object.
+        attribute: the path from the module to it.
+
+    Raises:
+        MisconfigurationException: the value is no metric object, or is not found there.
+    """
+    where = f"self.log({name!r}, metric_attribute={attribute!r})"
+    if not is_metric(value):
+        raise MisconfigurationException(
+            f"{where}: the value is a {type(value).__name__}, and only metric objects (update,"
+            " compute, reset) have an attribute: leave metric_attribute out"
+        )
+    if not isinstance(attribute, str) or metric_at(module, attribute) is not value:
+        raise MisconfigurationException(
+            f"{where}: the {type(value).__name__} that is logged is not found there: pass the path"
+            f" from the {type(module).__name__} to it, such as 'scores.train' for"
+            " self.scores['train'] or self.scores.train"
+        )
+    vars(module).setdefault(_NOTED, set()).add(attribute)
 
 
 def _torchmetrics_parts(metric: Any) -> list[tuple[str, Any]]:

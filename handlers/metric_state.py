@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from leyden.handlers.metric_objects import load_metric_state, metric_paths, metric_state
+from leyden.handlers.metric_objects import (
+    load_metric_state,
+    metric_at,
+    metric_paths,
+    metric_state,
+)
 from leyden.handlers.metric_records import Record
 from leyden.handlers.metric_reduce import Accumulator
 from leyden.handlers.metric_rules import rules_of
@@ -32,6 +38,9 @@ def save_stage(stage: Stage, module: Any) -> dict[str, Any]:
             if state is not None:
                 objects[path] = state
                 records.append({**saved, "metric": path})
+        elif record.metric is not None:
+            if vars(record.metric).get("_update_count", 1):  # torchmetrics knows that it is empty
+                _warn_of_loss(record, module)
         elif record.acc:
             records.append({**saved, "acc": record.acc.state_dict()})
     # Values of the running batch that are not shown yet: its hooks have not all run.
@@ -45,6 +54,16 @@ def save_stage(stage: Stage, module: Any) -> dict[str, Any]:
         "since_flush": stage.since_flush,
         "pending": pending,
     }
+
+
+def _warn_of_loss(record: Record, module: Any) -> None:
+    warnings.warn(
+        f"the metric object {type(record.metric).__name__} that {record.hook} logs as"
+        f" {record.name!r} is no attribute of {type(module).__name__}, so its running state is not"
+        " saved: a run resumed in the middle of an epoch computes it over the rest of that epoch"
+        " only; make it an attribute, or say where it is: self.log(..., metric_attribute='path')",
+        stacklevel=2,
+    )
 
 
 def load_stage(stage: Stage, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,6 +127,10 @@ def place_metrics(module: Any, left: Mapping[str, Any]) -> None:
         ValueError: the module has no metric object where the saved one had one.
     """
     found = dict(metric_paths(module))
+    for path in set(left) - set(found):
+        metric = metric_at(module, path)  # named by metric_attribute in the saved run
+        if metric is not None:
+            found[path] = metric
     missing = sorted(set(left) - set(found))
     if missing:
         raise ValueError(

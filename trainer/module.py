@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from leyden.exceptions import MisconfiguredValue
 from leyden.export import to_onnx, to_torchscript
+from leyden.handlers.metric_objects import note_attribute
 from leyden.handlers.summary import ModelSummary
 from leyden.hparams import HyperParameters
 from leyden.loading import load_module
@@ -131,8 +132,9 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
             sync_dist_group: Over which group.
             add_dataloader_idx: Add ``/dataloader_idx_n`` where there are several loaders.
             batch_size: The weight of the value in the mean; None: found in the batch.
-            metric_attribute: Needless: metric objects are found by identity. Taken for code written
-                against later Lightning.
+            metric_attribute: Where a metric object hangs that is in a list, a dict or an object
+                of another kind, such as ``"scores.train"`` for ``self.scores["train"]``: its state
+                is saved by this path. Attributes of the module or its parts are found without.
             rank_zero_only: Log in the process of rank 0 only.
         """
         recorder = self._recorder
@@ -140,6 +142,8 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
             return
         if tbptt_pad_token or tbptt_reduce_fx is not _MEAN:
             warn_tbptt_reduction(name)
+        if metric_attribute is not None:
+            note_attribute(self, name, value, metric_attribute)
         recorder.log(
             self,
             name,
