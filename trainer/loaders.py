@@ -239,7 +239,7 @@ def datamodule_of(model: Any, given: Any) -> Any:
     found = given if given is not None else getattr(model, "datamodule", None)
     if found is not None and not isinstance(found, LightningDataModule):
         raise MisconfigurationException(
-            f"datamodule={found!r} is a {type(found).__name__}: pass a LightningDataModule, or "
-            "loaders by name"
+            f"datamodule={found!r} is a {type(found).__module__}.{type(found).__name__}: derive it "
+            "from leyden.LightningDataModule, or pass loaders by name"
         )
     return found

@@ -70,8 +70,8 @@ class ModuleHandler(Handler):
         if self.defines(hook) and accepted(getattr(self.model, hook), 0) != 0:
             return True
         state: Any = engine.state
-        listed = getattr(state.trainer, "callbacks", ())
-        callbacks = [callback for callback in listed if isinstance(callback, CallbackBase)]
+        listed = getattr(state.trainer, "handlers", ())
+        callbacks = [handler for handler in listed if isinstance(handler, CallbackBase)]
         return any(
             callback.defines(hook) and accepted(getattr(callback, hook), 2) != 0
             for callback in callbacks

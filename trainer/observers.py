@@ -6,6 +6,7 @@ from typing import Any
 from leyden.assembly import origin_of, reassemble
 from leyden.config_rules import Change
 from leyden.engine.errors import MisconfigurationException, MisconfiguredType, MisconfiguredValue
+from leyden.foreign import adapted, is_foreign
 from leyden.handlers.callback_base import CallbackBase
 from leyden.handlers.early_stopping import EarlyStopping
 from leyden.handlers.interruption import Interruption
@@ -39,8 +40,8 @@ PROFILERS = {
 }
 
 # What run.features keeps of this file: the callbacks of the list that are attached, and the bar
-# made here.
-LISTED, MADE_BAR = "callbacks", "progress bar"
+# made here, and what binds the callbacks of another Lightning, by their ids.
+LISTED, MADE_BAR, ADAPTED = "callbacks", "progress bar", "adapted"
 
 
 def assemble_observers(settings: Settings, run: Run, trainer: Any) -> None:
@@ -114,7 +115,10 @@ def _take_list(given: Any, settings: Settings, run: Run) -> None:
 def _attach(run: Run, settings: Settings, callback: Any, origin: str) -> None:
     if _holds(run.features[LISTED], callback):
         raise MisconfiguredValue(f"callbacks holds {callback!r} twice: give each object once")
-    if not callable(getattr(callback, "attach", None)):
+    handler = callback
+    if is_foreign(callback):
+        handler = run.features.setdefault(ADAPTED, {})[id(callback)] = adapted(callback, origin)
+    elif not callable(getattr(callback, "attach", None)):
         raise MisconfiguredType(
             f"{origin}={callback!r} is a {type(callback).__name__} without attach(engine): derive "
             "callbacks from leyden.Callback, or give a handler"
@@ -132,14 +136,15 @@ def _attach(run: Run, settings: Settings, callback: Any, origin: str) -> None:
         if any(isinstance(one, Interruption) for one in run.features[LISTED][:-1]):
             raise MisconfiguredValue("callbacks holds two Interruptions: give one")
         run.interruption = callback
-    if callback not in run.handlers:
-        run.handlers.add(callback, origin=origin)
+    if handler not in run.handlers:
+        run.handlers.add(handler, origin=origin)
 
 
 def _detach(run: Run, callback: Any) -> None:
     run.features[LISTED] = [known for known in run.features[LISTED] if known is not callback]
-    if callback in run.handlers:
-        run.handlers.remove(callback)
+    handler = run.features.get(ADAPTED, {}).pop(id(callback), callback)
+    if handler in run.handlers:
+        run.handlers.remove(handler)
     if callback is run.interruption:
         run.interruption = Interruption(run.engine, *run.evaluators.values())
 
