@@ -18,7 +18,6 @@ import leyden
 from leyden.arguments import argument_descriptions
 from leyden.config import TrainerConfig, defaults
 from leyden.config_names import ALIASES
-from leyden.config_rules import NOT_YET
 from leyden.engine.errors import MisconfigurationException, NotBuilt
 from leyden.settings import ANY_TIME, FIXED
 
@@ -318,10 +317,6 @@ def page() -> str:
         out.append("| --- | --- | --- | --- | --- | --- |")
         for name in names:
             meaning = " ".join(meanings[name].split())
-            if name in NOT_YET:
-                row = NOT_YET[name]
-                meaning += f" **Not built yet: {row.why.removesuffix(' is not built yet')}"
-                meaning = f"{meaning.removesuffix(' are not built yet')}; only {row.allowed}.**"
             today = ", ".join(f"`{one}`" for one in _names(name))
             cells = (
                 _example(name),

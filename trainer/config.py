@@ -243,7 +243,6 @@ class TrainerConfig:
         rules.check_hardware(values, origin)
         check_processes(values, origin)
         rules.check_combinations(values)
-        rules.check_not_yet(values, origin)
         changes = rules.effects(values)
         return cls(**values, given=given, origin=origin, changes=tuple(changes))
 

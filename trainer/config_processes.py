@@ -52,13 +52,3 @@ def check_processes(values: dict[str, Any], origin: Mapping[str, str]) -> None:
                 f"num_processes={processes} with gpus={shown(gpus)}: there is one process for each "
                 "GPU; leave num_processes out"
             )
-    parts = values["plugins"] if isinstance(values["plugins"], (list, tuple)) else ()
-    given = [part for part in parts if _is_strategy(part)]
-    if len(given) > 1:
-        raise MisconfiguredValue(
-            f"plugins={shown(values['plugins'])} brings {len(given)} strategies: pass one"
-        )
-
-
-def _is_strategy(part: object) -> bool:
-    return any(kind.__name__ == "Strategy" for kind in type(part).__mro__)

@@ -1,10 +1,10 @@
-"""Rules between arguments: what is not built yet, which combinations are refused, what sets what.
+"""Rules between arguments: which combinations are refused, what sets what.
 
 Everything here works on values that :mod:`leyden.config_values` and :mod:`leyden.config_objects`
 have brought into their documented form.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,24 +12,21 @@ from leyden.backends.devices import KINDS, Machine, free_gpus, gpu_ids
 from leyden.backends.precision.levels import LEVELS
 from leyden.backends.strategies.xla import check_tpu_cores
 from leyden.config_names import BACKENDS, DEVICE_KINDS
+from leyden.config_plugins import check_plugins
 from leyden.config_values import refuse, shown
 from leyden.engine.errors import (
     MisconfigurationException,
     MisconfiguredType,
     MisconfiguredValue,
-    NotBuilt,
     ReportedAssertion,
     ReportedRuntime,
 )
 
 __all__ = [
-    "NOT_YET",
     "Change",
-    "NotYet",
     "check_backend_names",
     "check_combinations",
     "check_hardware",
-    "check_not_yet",
     "effects",
 ]
 
@@ -57,53 +54,6 @@ class Change:
         return f"{self.argument}: {shown(self.old)} -> {shown(self.new)} ({self.because})"
 
 
-# --- what is not built yet
-
-
-@dataclass(frozen=True)
-class NotYet:
-    """Values of an argument that wait for a feature.
-
-    Attributes:
-        built: whether a value is served already.
-        allowed: those values in words.
-        why: what is missing.
-        instead: what to do until then.
-    """
-
-    built: Callable[[Any], bool]
-    allowed: str
-    why: str
-    instead: str
-
-
-# Delete a row when its feature is there.
-NOT_YET: dict[str, NotYet] = {
-    "plugins": NotYet(
-        lambda v: (
-            v is None
-            or all(
-                any(_is_a(part, kind) for kind in ("Precision", "Strategy", "Environment"))
-                for part in _listed(v)
-            )
-        ),
-        "a Precision, a Strategy or an Environment of leyden.backends, or None",
-        "plugins for anything else are not built yet",
-        "leave plugins out",
-    ),
-}
-
-
-def check_not_yet(values: Values, origin: Mapping[str, str]) -> None:
-    """Refuse what waits for a feature."""
-    for argument, row in NOT_YET.items():
-        if not row.built(values[argument]):
-            raise NotBuilt(
-                f"{_said(argument, values, origin)}: {row.why}; allowed is "
-                f"{row.allowed}: {row.instead}"
-            )
-
-
 def _said(argument: str, values: Values, origin: Mapping[str, str]) -> str:
     """Return ``gpus=-1 (from accelerator)``: the value in our terms, and what the caller wrote."""
     name = origin.get(argument, argument)
@@ -127,13 +77,7 @@ def check_hardware(values: Values, origin: Mapping[str, str]) -> None:
         if values["amp_level"] not in LEVELS:
             allowed = f"is unknown: pass one of {', '.join(LEVELS)}"
             refuse(MisconfiguredValue, "amp_level", values["amp_level"], allowed)
-    given = [part for part in _listed(values["plugins"]) if _is_a(part, "Precision")]
-    if len(given) > 1 or (given and precision != 32):
-        raise MisconfiguredValue(
-            f"plugins={shown(values['plugins'])} brings a precision, and "
-            f"{f'precision={shown(precision)} does too' if precision != 32 else 'another one'}: "
-            "pass only one"
-        )
+    check_plugins(values)
     if tpus is not None and gpus:
         raise MisconfiguredValue(
             f"gpus={shown(gpus)} and tpu_cores={shown(tpus)} ask for two kinds of device: pass one"
@@ -249,10 +193,6 @@ def check_combinations(values: Values) -> None:
             f"callbacks has {len(bars)} progress bars "
             f"({', '.join(type(b).__name__ for b in bars)}): pass one"
         )
-
-
-def _listed(value: object) -> list[object]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _is_a(value: object, name: str) -> bool:

@@ -21,13 +21,12 @@ def findings() -> dict[str, Any]:
 
     Returns:
         ``{"leyden", "python", "platform", "packages": {name: version or None}, "devices": {kind:
-        ...}, "extras": {extra: {"packages", "missing"}}, "arguments": [...], "refused": {argument:
-        why}}``; devices and arguments as ``leyden.backends.devices.report`` gives them.
+        ...}, "extras": {extra: {"packages", "missing"}}, "arguments": [...]}``; devices and
+        arguments as ``leyden.backends.devices.report`` gives them.
     """
     from leyden import __version__
     from leyden.backends.devices import report
     from leyden.config import CHECKS
-    from leyden.config_rules import NOT_YET
 
     found = report()
     return {
@@ -38,7 +37,6 @@ def findings() -> dict[str, Any]:
         "devices": found["kinds"],
         "extras": _extras(),
         "arguments": [row for row in found["arguments"] if row["argument"] in CHECKS],
-        "refused": {name: f"{row.why}; allowed is {row.allowed}" for name, row in NOT_YET.items()},
     }
 
 
@@ -50,8 +48,6 @@ def doctor() -> str:
     lines += _rows("devices", _device_rows(found["devices"]))
     lines += _rows("extras", _extra_rows(found["extras"]))
     lines += _rows("arguments of the Trainer here", _argument_rows(found["arguments"]))
-    if found["refused"]:
-        lines += _rows("not built yet", sorted(found["refused"].items()))
     return "\n".join(lines).rstrip()
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from leyden.backends.devices import devices_for
+from leyden.backends.devices import Devices, devices_for
+from leyden.backends.plugins import plugin_of
 from leyden.backends.precision import MixedPrecision, Precision
 from leyden.backends.precision.apex import ApexPrecision
 from leyden.backends.precision.levels import OptLevel
@@ -103,7 +104,8 @@ class HardwareProperties:
     def data_parallel_device_ids(self) -> list[int] | None:
         """The ids of those GPUs; None if there are none."""
         settings = self._settings
-        ids = list(devices_for(settings.gpus, settings.accelerator).ids)
+        ready = plugin_of(settings.plugins, Devices)
+        ids = list((ready or devices_for(settings.gpus, settings.accelerator)).ids)
         if not ids and self.root_gpu is not None:  # chosen by a ready strategy
             ids = [self.root_gpu]
         return ids or None

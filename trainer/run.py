@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from leyden.backends.plugins import plugin_of
+from leyden.backends.plugins import named, plugin_of
 from leyden.backends.precision import Precision, QuantizedTraining, precision_for
 from leyden.backends.precision.quantized import plain_again
 from leyden.backends.strategies import Strategy, strategy_for
@@ -88,6 +88,7 @@ class Run:
             self.strategy.root_device.type,
             amp_backend=settings.amp_backend,
             amp_level=settings.amp_level,
+            apex=named(settings.plugins, "apex"),
         )
         self.compiling = Compiling(settings, self.strategy.root_device)
         self.surroundings = Surroundings(None)

@@ -109,7 +109,6 @@ class Settings:
         checked = CHECKS[name](name, value)
         values = {**{argument: self.__dict__[argument] for argument in CHECKS}, name: checked}
         rules.check_combinations(values)
-        rules.check_not_yet(values, {})
         return checked
 
     def put(self, name: str, checked: Any) -> None:

@@ -36,6 +36,7 @@ class ApexPrecision(Precision):
 
     Args:
         level: "O0" to "O3".
+        device: the type of device that computes.
         amp: stands in for the module ``apex.amp``.
 
     State: apex's, under the key of Lightning 1.1, and the float32 weights of O2.
@@ -50,7 +51,7 @@ class ApexPrecision(Precision):
     active: ClassVar[bool] = True
     checkpoint_key: str | None = "amp_scaling_state"
 
-    def __init__(self, level: str = "O2", *, amp: Any = None) -> None:
+    def __init__(self, level: str = "O2", *, device: str = "cuda", amp: Any = None) -> None:
         if level not in LEVELS:
             raise MisconfiguredValue(
                 f"amp_level={level!r} is unknown: pass one of {', '.join(LEVELS)}"
@@ -64,10 +65,10 @@ class ApexPrecision(Precision):
                 "import here: build apex 25.05 or older from its source, or pass "
                 "amp_backend='apex', which has the same levels without it"
             )
-        if amp is None and not torch.cuda.is_available():
+        if amp is None and device != "cuda":
             raise NotBuilt(
-                "plugins='apex' computes on CUDA devices, and torch finds none: pass "
-                "amp_backend='apex', whose levels run on any device"
+                f"plugins='apex' computes on CUDA devices, and this run is on {device}: pass "
+                "gpus=1, or amp_backend='apex', whose levels run on any device"
             )
         self.optimizers: list[Optimizer] = []
         self._model: nn.Module | None = None

@@ -2,6 +2,7 @@
 
 import torch
 
+from leyden.backends.precision.apex import ApexPrecision
 from leyden.backends.precision.base import Precision
 from leyden.backends.precision.float8 import Float8Training
 from leyden.backends.precision.levels import opt_level
@@ -41,6 +42,7 @@ def precision_for(
     *,
     amp_backend: str = "native",
     amp_level: str = "O2",
+    apex: bool = False,
 ) -> Precision:
     """Make the precision that was asked for.
 
@@ -52,6 +54,7 @@ def precision_for(
         device: the type of device that computes.
         amp_backend: ``"apex"`` makes 16 mean an opt-level.
         amp_level: that level.
+        apex: let NVIDIA's own apex do the work of the level.
 
     Raises:
         ValueError: for a precision that there is not.
@@ -67,6 +70,8 @@ def precision_for(
     if precision in ("bf16", "bf16-mixed"):
         return MixedPrecision(torch.bfloat16, device)
     if precision in (16, "16-mixed"):
+        if apex:
+            return ApexPrecision(amp_level, device=device)
         if amp_backend == "apex":
             return opt_level(amp_level, device)
         half = torch.bfloat16 if precision == 16 and device in _BFLOAT else torch.float16

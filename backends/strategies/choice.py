@@ -91,10 +91,11 @@ def strategy_for(settings: Any) -> Strategy:
         from leyden.backends.strategies.xla import tpu_strategy
 
         return tpu_strategy(settings.tpu_cores, settings.distributed_backend)
-    devices = devices_for(settings.gpus, settings.accelerator)
+    ready_devices = plugin_of(settings.plugins, Devices)
+    devices = ready_devices or devices_for(settings.gpus, settings.accelerator)
     backend = settings.distributed_backend
     name, options = NAMES[backend] if isinstance(backend, str) else (None, {})
-    per_node = len(devices) if settings.gpus else settings.num_processes
+    per_node = len(devices) if devices.kind == "cuda" else settings.num_processes
     if name in ("dp", "ddp2", "single_device"):
         per_node = 1
     around = plugin_of(settings.plugins, Environment) or find_environment(

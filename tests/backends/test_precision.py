@@ -312,7 +312,7 @@ def test_a_closure_that_is_not_stepped_keeps_its_gradient() -> None:
 def test_a_ready_part_and_the_argument_exclude_each_other() -> None:
     with pytest.raises(MisconfigurationException, match="pass only one"):
         trainer(plugins=MixedPrecision(), precision=16)
-    with pytest.raises(MisconfigurationException, match="another one"):
+    with pytest.raises(MisconfigurationException, match="two parts of one kind"):
         trainer(plugins=[MixedPrecision(), Precision()])
     with pytest.raises(MisconfigurationException, match="plugins"):
         trainer(plugins="apex")

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from leyden.config import ALIASES, CHECKS, Change, TrainerConfig, defaults, signature_parameters
-from leyden.config_rules import NOT_YET
 from leyden.exceptions import MisconfigurationException
 from leyden.handlers.callback_base import CallbackBase
 
@@ -533,10 +532,3 @@ def test_todays_names_refused_by_the_name_used(kwargs: dict[str, Any], part: str
 
 def test_strategy_and_devices_auto_are_the_default() -> None:
     assert parse(strategy="auto", devices="auto", accelerator="auto") == parse(accelerator="auto")
-
-
-def test_what_is_not_built_says_what_to_do() -> None:
-    for name, row in NOT_YET.items():
-        assert row.built(CHECKS[name](name, defaults()[name])), name
-    text = str(refused(plugins="ddp_sharded"))
-    assert "not built yet" in text and "leave plugins out" in text
