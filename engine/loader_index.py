@@ -102,7 +102,12 @@ class IndexedPosition(Position):
             "batch_size": self.loader.batch_size,
             "batches": _length(self._sampler),
         }
-        other = [f"{key} {state[key]} -> {now}" for key, now in found.items() if state[key] != now]
+        # None: the samples are dealt out to another number of processes now.
+        other = [
+            f"{key} {state[key]} -> {now}"
+            for key, now in found.items()
+            if state[key] not in (now, None)
+        ]
         if other:
             raise ValueError(
                 f"{describe(self.loader)} is not the loader that the state was saved with "

@@ -18,6 +18,7 @@ and the next test gets a fresh one. pytest's end kills them all (``conftest.py``
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import pickle
@@ -64,6 +65,7 @@ def ranks(count: int) -> Ranks:
     return pool
 
 
+@atexit.register
 def close_all() -> None:
     """Kill the ranks of every pool."""
     while _pools:
@@ -90,9 +92,8 @@ class Ranks:
         try:
             for rank in range(count):
                 ours, theirs = context.Pipe()
-                process = context.Process(
-                    target=_serve, args=(rank, count, init, theirs), daemon=True
-                )
+                # Not a daemon, which could have no loader workers.
+                process = context.Process(target=_serve, args=(rank, count, init, theirs))
                 process.start()
                 theirs.close()
                 self.processes.append(process)
@@ -170,7 +171,11 @@ def _serve(rank: int, count: int, init: str, connection: Connection) -> None:
     import torch
     import torch.distributed as dist
 
+    from leyden.engine.rng import seed_all
+
     torch.set_num_threads(1)
+    # Loader workers start as they do in any process; a forkserver would hand itself down.
+    multiprocessing.set_start_method(None, force=True)
     dist.init_process_group(
         "gloo",
         init_method=init,
@@ -190,7 +195,7 @@ def _serve(rank: int, count: int, init: str, connection: Connection) -> None:
                 # ignite imports torch.distributed.optim, which still compiles with torch.jit.
                 warnings.filterwarnings("ignore", r".torch\.jit\.\w+. is dep", DeprecationWarning)
                 function, args = pickle.loads(blob)
-                torch.manual_seed(0)
+                seed_all(0)
                 value = function(*args)
                 # Who sent more than the others is found here, not in the next test.
                 dist.barrier()

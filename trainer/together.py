@@ -85,4 +85,9 @@ def _facts(run: Any) -> Iterator[str]:
     for index, optimizer in enumerate(run.parts.optimizers):
         shapes = [tuple(p.shape) for group in optimizer.param_groups for p in group["params"]]
         yield f"optimizer {index}: {type(optimizer).__name__} of {len(shapes)} parameters"
+    loader = run.loaders.train
+    for name in ("sampler", "batch_sampler"):
+        seed = getattr(getattr(loader, name, None), "seed", None)
+        if isinstance(seed, int):
+            yield f"seed of the training loader's {name}: {seed}"
     yield f"validation: {'on' if run.validates else 'off'}"

@@ -115,3 +115,44 @@ class DDPStrategy(ProcessStrategy):
 
     def release(self) -> None:
         self.ddp = None
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The order in which gradients were ready when torch put them together anew.
+
+        With three or more processes the order of an addition depends on it, and with it the last
+        bits of the gradients.
+        """
+        if self.ddp is None:
+            return {}
+        told = self.ddp._get_ddp_logging_data()
+        order = str(told.get("rebuilt_per_bucket_param_indices", ""))
+        found = [int(number) for number in order.replace(",", " ").split()]
+        return {"ready_order": found} if found else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let torch see that order once more: by one backward pass of zeros that changes nothing.
+
+        All processes do so together, before the first step of a run that goes on.
+        """
+        order, ddp = state.get("ready_order"), self.ddp
+        if not order or ddp is None or ddp.find_unused_parameters:
+            return
+        parameters = [p for p in ddp.module.parameters() if p.requires_grad]
+        if sorted(order) != list(range(len(parameters))):
+            return
+        kept = [parameter.grad for parameter in parameters]
+
+        def zeros() -> Tensor:
+            # What is made last is gone through first on the way back.
+            terms = [parameters[i].reshape(-1)[0] * 0.0 for i in reversed(order)]
+            total = terms[0]
+            for term in terms[1:]:
+                total = total + term
+            return total
+
+        ddp.require_backward_grad_sync = True
+        ddp(zeros).backward()
+        for parameter, gradient in zip(parameters, kept, strict=True):
+            parameter.grad = gradient
