@@ -2,7 +2,8 @@
 
 The wheel goes into an environment of its own that borrows what is installed in this one, so that
 nothing is downloaded. The tests come from the sdist with the four source folders taken out: what
-they import can only be the wheel, and a file that the sdist or the wheel lacks shows up.
+they import can only be the wheel, and a file that the sdist or the wheel lacks shows up. twine looks
+over the metadata of both.
 
     python tools/wheel_check.py [pytest arguments]     (without any: -q -m "not slow")
 """
@@ -74,6 +75,9 @@ def main(arguments: list[str]) -> None:
         run(*build, cwd=work, quiet=True)
         (wheel,) = work.glob("*.whl")
         (sdist,) = work.glob("*.tar.gz")
+
+        # Metadata that a package index would take, the readme as its page included.
+        run(sys.executable, "-m", "twine", "check", "--strict", wheel, sdist, cwd=work, quiet=True)
 
         held = set(zipfile.ZipFile(wheel).namelist())
         missing = sorted(expected() - held)
