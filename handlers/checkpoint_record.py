@@ -1,5 +1,6 @@
 """Which files a checkpoint callback keeps: their scores and names, and that knowledge as state."""
 
+import logging
 import os
 import re
 import time
@@ -11,11 +12,15 @@ import torch
 
 from leyden.handlers.callback_base import CallbackBase
 from leyden.handlers.checkpoint_arguments import Triggers
-from leyden.handlers.checkpoint_files import exists, write_text
+from leyden.handlers.checkpoint_files import exists, remove, write_text
 from leyden.handlers.checkpoint_names import check_template, fill, free_name, join
+from leyden.handlers.checkpoint_ownership import Origin, is_own, origin_of, same_again
+from leyden.handlers.checkpoint_state import weights_of
 from leyden.handlers.monitored import Direction, better, resolve_mode, score_of, worst
 
 __all__ = ["CheckpointRecord"]
+
+log = logging.getLogger(__name__)
 
 
 class CheckpointRecord(CallbackBase):
@@ -64,7 +69,11 @@ class CheckpointRecord(CallbackBase):
         self._last_step_saved = -1
         # Replaced by the file being written: they go when it is safe, in a resumed run if need be.
         self._superseded: list[str] = []
+        self._written: set[str] = set()  # by this process: whose they are need not be read
         self._saved_at = 0.0  # seconds, on the monotonic clock
+        self._due = False  # at the end of this epoch, after its validation
+        # In a run that failed: what was so before. A resumed run decides on that step once more.
+        self._as_before: dict[str, Any] = {}
         # The monitor may be adopted later; the name of the state must not change then.
         self._given_monitor = monitor
 
@@ -116,7 +125,55 @@ class CheckpointRecord(CallbackBase):
     @property
     def known_paths(self) -> set[str]:
         """The files that are kept or about to go."""
-        return {*self.best_k_models, self.last_model_path, *self._superseded} - {""}
+        return self.kept_paths | set(self._superseded)
+
+    @property
+    def kept_paths(self) -> set[str]:
+        """The files that are kept."""
+        return {*self.best_k_models, self.last_model_path} - {""}
+
+    def _remove_superseded(self, trainer: Any, later: int | None = None) -> None:
+        """Remove what a new file took the place of.
+
+        Args:
+            trainer: the run.
+            later: keep files of this step for now. A failed run left one, the run goes on from it,
+                and there is no newer one yet.
+        """
+        kept = []
+        while self._superseded:
+            path = self._superseded.pop()
+            if later is not None and getattr(origin_of(path), "step", None) == later:
+                kept.append(path)
+                continue
+            in_use = path in self.kept_paths
+            if in_use or not getattr(trainer, "is_global_zero", True) or not exists(path):
+                continue
+            if path in self._written or is_own(path, getattr(trainer, "run_id", None)):
+                remove(path)
+                self._written.discard(path)
+            else:
+                log.info("not removed: %s is not a checkpoint of this run (any more)", path)
+        self._superseded = kept
+
+    def _replaceable(self, trainer: Any, dropped: str | None = None) -> Callable[[str], bool]:
+        """Tell which files may be written over: ``dropped``, which is to go, and this very
+        checkpoint where an earlier process of the run wrote it.
+        """
+        run = getattr(trainer, "run_id", None)
+        savers = getattr(trainer, "checkpoint_callbacks", [self])
+
+        def replaceable(path: str) -> bool:
+            if path == dropped:
+                return path in self._written or is_own(path, run)
+            used = {path for saver in savers for path in saver.known_paths}
+            # What a failed run left beside the best is to go, unless it is wanted now.
+            if run is None or path in used - (set(self._superseded) - self.kept_paths):
+                return False
+            origin = Origin(run, getattr(trainer, "optimizer_steps", -1))
+            return same_again(path, origin, weights_of(trainer))
+
+        return replaceable
 
     def to_yaml(self, filepath: str | os.PathLike[str] | None = None) -> None:
         """Write ``best_k_models`` as YAML, by default beside the checkpoints."""
@@ -146,18 +203,20 @@ class CheckpointRecord(CallbackBase):
 
     def state_dict(self) -> dict[str, Any]:
         """What decides which files are kept; the file being written counts as kept."""
+        now = {**self._record(), **self._as_before}
         return {
             "monitor": self.monitor,
-            "best_model_score": self.best_model_score,
-            "best_model_path": self.best_model_path,
-            "current_score": self.current_score,
+            "best_model_score": now["best_model_score"],
+            "best_model_path": now["best_model_path"],
+            "current_score": now["current_score"],
             "dirpath": self.dirpath,
-            "best_k_models": dict(self.best_k_models),
-            "kth_best_model_path": self.kth_best_model_path,
-            "kth_value": self.kth_value,
-            "last_model_path": self.last_model_path,
-            "last_step_saved": self._last_step_saved,
-            "superseded": list(self._superseded),
+            "best_k_models": dict(now["best_k_models"]),
+            "kth_best_model_path": now["kth_best_model_path"],
+            "kth_value": now["kth_value"],
+            "last_model_path": now["last_model_path"],
+            "last_step_saved": now["_last_step_saved"],
+            "superseded": list(now["_superseded"]),
+            "due": self._due,
             "seconds_since_save": time.monotonic() - self._saved_at
             if self.triggers.seconds
             else 0.0,
@@ -193,6 +252,7 @@ class CheckpointRecord(CallbackBase):
         self.last_model_path = state["last_model_path"]
         self._last_step_saved = state["last_step_saved"]
         self._superseded = list(state["superseded"])
+        self._due = state.get("due", False)
         self._saved_at = time.monotonic() - state["seconds_since_save"]
         if self.monitor is None:
             # Written into the file before it was complete.
@@ -209,6 +269,7 @@ class CheckpointRecord(CallbackBase):
             "last_model_path": self.last_model_path,
             "best_k_models": dict(self.best_k_models),
             "_superseded": list(self._superseded),
+            "_last_step_saved": self._last_step_saved,
         }
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any) -> dict[str, Any]:

@@ -19,12 +19,11 @@ from leyden.handlers.checkpoint_arguments import (
     split_filepath,
     tell_deprecated,
 )
-from leyden.handlers.checkpoint_files import exists, make_directory, remove
+from leyden.handlers.checkpoint_files import make_directory
+from leyden.handlers.checkpoint_following import announce, follow, talks
 from leyden.handlers.checkpoint_leftovers import remove_leftovers
 from leyden.handlers.checkpoint_names import default_directory, is_remote
-from leyden.handlers.checkpoint_ownership import Origin, is_own, same_again
 from leyden.handlers.checkpoint_record import CheckpointRecord
-from leyden.handlers.checkpoint_state import weights_of
 from leyden.handlers.monitored import listed, score_of, worst
 
 __all__ = ["ModelCheckpoint"]
@@ -137,15 +136,14 @@ class ModelCheckpoint(CheckpointRecord):
         self.save_on_exception = save_on_exception
         self.asynchronous = asynchronous
         self.on_error = on_error
-        self._due = False
         self._failed = False
+        self._unheard = False
         self._warned: set[str] = set()
         self._writer: Any = None
         self._pending = False  # the writer has a file of ours
         self._pending_path = ""
         self._before_pending: dict[str, Any] = {}
         self._saved: Channel | None = None
-        self._written: set[str] = set()  # by this process: whose they are need not be read
 
     # ------------------------------------------------------------------ moments
 
@@ -164,6 +162,7 @@ class ModelCheckpoint(CheckpointRecord):
 
     def on_pretrain_routine_start(self, trainer: Any, pl_module: Any) -> None:
         """Settle where the files go: a directory that cannot be made fails before training."""
+        self._due = False  # what is restored comes later
         if not self.dirpath:
             self.dirpath = default_directory(trainer)
         writes = not getattr(trainer, "fast_dev_run", False) and getattr(
@@ -176,10 +175,10 @@ class ModelCheckpoint(CheckpointRecord):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin a run: finish what a killed one had begun."""
-        self._failed = self._due = False
+        self._failed, self._as_before = False, {}
         if self._saved_at == 0.0:
             self._saved_at = time.monotonic()
-        self._remove_superseded(trainer)
+        self._remove_superseded(trainer, later=getattr(trainer, "optimizer_steps", -1))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Save after a validation run."""
@@ -205,12 +204,21 @@ class ModelCheckpoint(CheckpointRecord):
         self._settle(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Save the state in which the training failed."""
-        self._failed = True
-        if self.save_on_exception and not isinstance(exception, OSError):
+        """Save the state in which the training failed: beside the best, in the place of the last.
+
+        A run that goes on from there comes by this moment once more, and decides then.
+        """
+        self._failed, self._as_before = True, self._record()
+        if self.save_on_exception and not self._is_of_a_save(exception):
             steps = getattr(trainer, "optimizer_steps", trainer.global_step)
             self._save_if_epoch_due(trainer, steps - 1)
         self._settle(trainer)
+
+    def _is_of_a_save(self, exception: BaseException) -> bool:
+        """Whether a checkpoint could not be written or chosen: the next one could not either."""
+        name = getattr(exception, "filename", None)
+        refused = isinstance(exception, OSError) and str(name).endswith(self.FILE_EXTENSION)
+        return refused or isinstance(exception, MisconfigurationException)
 
     def save_checkpoint(self, trainer: Any, pl_module: Any = None) -> None:
         """Save now, if this epoch is one to save in and this step was not saved before."""
@@ -225,6 +233,9 @@ class ModelCheckpoint(CheckpointRecord):
             return  # in the middle of an accumulated group
         seconds = self.triggers.seconds
         late = seconds is not None and time.monotonic() - self._saved_at >= seconds
+        processes = None if seconds is None else talks(trainer)
+        if processes is not None:
+            late = processes.any(late)  # clocks differ
         every = self.triggers.steps
         if not (late or (every and steps % every == 0)):
             return
@@ -255,20 +266,32 @@ class ModelCheckpoint(CheckpointRecord):
         """Save for ``step``; ``strict``: a monitor that was never logged is an error."""
         if (
             self.save_top_k == 0
-            or step == self._last_step_saved
             or getattr(trainer, "fast_dev_run", False)
             or getattr(trainer, "running_sanity_check", False)
+            or follow(self, trainer)
         ):
             return
+        self._unheard = True  # the other processes wait for what is decided here
+        try:
+            if step != self._last_step_saved:
+                self._decide(trainer, step, strict=strict)
+        finally:
+            if self._unheard:
+                announce(trainer, None)
+
+    def _decide(self, trainer: Any, step: int, *, strict: bool) -> None:
+        """What is due for ``step``, on the process that decides."""
         metrics = trainer.callback_metrics
         self._adopt_monitor(metrics)
-        monitored = self._monitored(metrics, strict)
+        monitored = not self._failed and self._monitored(metrics, strict)
         values = {**metrics, "epoch": trainer.current_epoch, "step": step}
         before, self._last_step_saved = self._last_step_saved, step  # the file says so itself
         self._saved_at = time.monotonic()
         complete = False
         try:
             complete = not monitored or self._attempt(self._save_among_best, trainer, values)
+            if self._failed and self.monitor is not None:
+                complete = self._attempt(self._save_beside, trainer, values)
             if self.monitor is None or self.save_last:
                 complete &= self._attempt(self._save_newest, trainer, values)
         finally:
@@ -290,6 +313,9 @@ class ModelCheckpoint(CheckpointRecord):
             self.__dict__.update(before)
             self._refused(error)
             return False
+        except BaseException:
+            self.__dict__.update(before)
+            raise
         if self._pending:
             self._before_pending = before
         return True
@@ -327,7 +353,12 @@ class ModelCheckpoint(CheckpointRecord):
             self.kth_value = self.best_k_models[self.kth_best_model_path]
         self.best_model_path = self._extreme(worst_one=False)
         self.best_model_score = self.best_k_models[self.best_model_path]
-        self._write(trainer, path, dropped)
+        self._write(trainer, path, dropped, more=bool(self.save_last))
+
+    def _save_beside(self, trainer: Any, values: dict[str, Any]) -> None:
+        # What is logged may be of an earlier moment: nothing is chosen by it, and nothing goes.
+        path = self._free_path(values, self._replaceable(trainer))
+        self._write(trainer, path, None, more=bool(self.save_last))
 
     def _save_newest(self, trainer: Any, values: dict[str, Any]) -> None:
         if self.save_last:
@@ -341,10 +372,18 @@ class ModelCheckpoint(CheckpointRecord):
         if self.monitor is None:
             self.best_model_path = path
 
-    def _write(self, trainer: Any, path: str, replaced: str | None) -> None:
+    def _write(self, trainer: Any, path: str, replaced: str | None, *, more: bool = False) -> None:
         self._written.add(path)
         if replaced and replaced != path:
             self._superseded.append(replaced)
+        if self._as_before:
+            self._as_before["_superseded"].append(path)
+        if talks(trainer) is not None:
+            self._unheard = more
+            best = {} if self.monitor is not None else {"best_model_path": path}
+            settled = {"dirpath": self.dirpath, "monitor": self.monitor, **best}
+            record = {**self._record(), **settled, "_last_step_saved": self._last_step_saved}
+            announce(trainer, {"path": path, "record": record, "last": not more})
         if self.asynchronous:
             self._write_later(trainer, path)
         else:
@@ -359,8 +398,12 @@ class ModelCheckpoint(CheckpointRecord):
         from leyden.handlers.checkpoint_state import dump
         from leyden.handlers.trace import Traced
 
-        checkpoint = dump(trainer, self.save_weights_only)
-        if not getattr(trainer, "is_global_zero", True):
+        checkpoint: dict[str, Any] | None = dump(trainer, self.save_weights_only)
+        if talks(trainer) is not None:
+            from leyden.handlers.rank_parts import collected
+
+            checkpoint = collected(trainer, checkpoint or {})
+        if checkpoint is None or not getattr(trainer, "is_global_zero", True):
             return
         if self._writer is None:
             self._writer = AsyncWriter(Traced(trainer, "write_checkpoint", save))
@@ -387,35 +430,6 @@ class ModelCheckpoint(CheckpointRecord):
     def _settle_if_done(self, engine: Engine) -> None:
         if self._pending and not self._writer.busy:
             self._settle(engine.state.trainer)  # type: ignore[attr-defined]
-
-    def _remove_superseded(self, trainer: Any) -> None:
-        while self._superseded:
-            path = self._superseded.pop()
-            in_use = path in self.best_k_models or path == self.last_model_path
-            if in_use or not getattr(trainer, "is_global_zero", True) or not exists(path):
-                continue
-            if path in self._written or is_own(path, getattr(trainer, "run_id", None)):
-                remove(path)
-                self._written.discard(path)
-            else:
-                log.info("not removed: %s is not a checkpoint of this run (any more)", path)
-
-    def _replaceable(self, trainer: Any, dropped: str | None = None) -> Callable[[str], bool]:
-        """Tell which files may be written over: ``dropped``, which is to go, and this very
-        checkpoint where an earlier process of the run wrote it.
-        """
-        run = getattr(trainer, "run_id", None)
-        savers = getattr(trainer, "checkpoint_callbacks", [self])
-
-        def replaceable(path: str) -> bool:
-            if path == dropped:
-                return path in self._written or is_own(path, run)
-            if run is None or any(path in saver.known_paths for saver in savers):
-                return False
-            origin = Origin(run, getattr(trainer, "optimizer_steps", -1))
-            return same_again(path, origin, weights_of(trainer))
-
-        return replaceable
 
     # ------------------------------------------------------------------ the monitor
 

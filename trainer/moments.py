@@ -25,7 +25,7 @@ def moment_of(engines: dict[str, Engine], error: BaseException | None = None) ->
     Args:
         engines: the engines of the run, by stage.
         error: look where this came from, instead of at who calls. The handler that raised it is
-            not done; a handler that saves is.
+            not done; a handler that saves is, and so is a validation in whose events it was raised.
 
     Returns:
         For each event ``[stage, event, names of handlers]``: plain data.
@@ -36,6 +36,7 @@ def moment_of(engines: dict[str, Engine], error: BaseException | None = None) ->
         for channel in engine._registry._channels.values()
     }
     found: dict[int, list[Any]] = {}
+    running: dict[int, str] = {}
     for frame in _frames_of(error) if error is not None else reversed(list(_frames_here())):
         if not _fires(frame):
             continue
@@ -53,7 +54,12 @@ def moment_of(engines: dict[str, Engine], error: BaseException | None = None) ->
             done.append(_name(record))
         # A walk inside a firing of the same event is later than what the outer frame says.
         found[id(channel)] = [stage_of[id(channel)], _event(channel.event), done]
-    return list(found.values())
+        running[id(channel)] = _name(record)
+    moment = list(found.values())
+    for outer, inner, name in zip(moment, moment[1:], running.values(), strict=False):
+        if error is not None and (inner[0] != outer[0] or "VALIDATION" in inner[1]):
+            outer[2].append(name)  # what is left of it is left of the inner event
+    return moment
 
 
 def remaining(engine: Engine, event: Any, done: list[str]) -> list[Any]:

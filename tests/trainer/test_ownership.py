@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from leyden.callbacks import ModelCheckpoint
-from leyden.handlers import checkpoint_record, model_checkpoint
+from leyden.handlers import checkpoint_record
 from leyden.handlers.checkpoint_io import Origin, is_own, load, origin_of, save, verify
 from tests.trainer.tiny import Bare, Tiny, data, trainer
 
@@ -129,7 +129,7 @@ def test_killed_between_the_new_file_and_the_end_of_the_old(
         os.remove(path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(model_checkpoint, "remove", watched)
+        patched.setattr(checkpoint_record, "remove", watched)
         _fit(tmp_path, asynchronous=asynchronous)
     whole = _files(folder)
     assert len(removed) == 5 and removed[saves - 1] in _files(then)
@@ -186,11 +186,11 @@ def test_averaged_weights_are_compared_as_they_are_saved(tmp_path: Path) -> None
     assert _files(tmp_path / "c") == files
 
 
-def test_the_file_is_read_where_its_name_is_taken_only(
+def test_no_file_of_this_process_is_read_to_see_whose_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(model_checkpoint, "is_own", lambda path, run: bool(asked.append(path)))
-    monkeypatch.setattr(checkpoint_record, "exists", lambda path: bool(asked.append(path)))
-    _fit(tmp_path, epochs=1)
-    assert len(asked) == 3, "a look at each new name, and none into a file of this process"
+    for name in ("is_own", "origin_of", "same_again"):
+        monkeypatch.setattr(checkpoint_record, name, lambda path, *rest: bool(asked.append(path)))
+    _fit(tmp_path)
+    assert _files(tmp_path / "c") == ["step=11.ckpt"] and not asked

@@ -167,6 +167,10 @@ class KillAt(leyden.Callback):
             raise Killed
 
 
+def _checkpoints(root: Path) -> list[str]:
+    return sorted(path.name for path in root.rglob("*.ckpt"))
+
+
 def _folder(tmp_path: Path, name: str) -> Path:
     path = tmp_path / name
     path.mkdir()
@@ -274,3 +278,85 @@ def test_half_a_step_right_after_a_resume(tmp_path: Path, workers: int) -> None:
 class Fails(leyden.Callback):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
         raise ZeroDivisionError
+
+
+class FailsAfter(leyden.Callback):
+    """An error in a hook, once: as of a loader whose worker was killed, which comes anywhere."""
+
+    def __init__(self, hook: str, at: int, order: float) -> None:
+        super().__init__()
+        self.at, self.calls = at, 0
+        self.__class__ = type(
+            f"FailsAfter_{hook}", (FailsAfter,), {hook: FailsAfter.fail, "order": order}
+        )
+
+    def fail(self, trainer: Any, *rest: Any) -> None:
+        if not trainer.sanity_checking:
+            self.calls += 1
+            if self.calls == self.at:
+                raise RuntimeError("a worker was killed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [1, 99])
+@pytest.mark.parametrize(
+    "hook, at",
+    [
+        ("on_validation_end", 2),
+        ("on_validation_epoch_end", 2),
+        ("on_train_batch_end", 5),
+        ("on_train_batch_end", 6),
+        ("on_epoch_end", 1),
+    ],
+)
+def test_an_error_in_a_hook_leaves_what_goes_on_exactly(
+    tmp_path: Path, hook: str, at: int, order: float
+) -> None:
+    def savers() -> tuple[Any, ...]:
+        return (_best(), ModelCheckpoint(every_n_train_steps=1, save_last=True))
+
+    options: dict[str, Any] = dict(accumulate_grad_batches=3, val_check_interval=0.5)
+    whole = run(_folder(tmp_path, "whole"), callbacks=savers(), **options)
+    root = _folder(tmp_path, "failed")
+    with pytest.raises(RuntimeError, match="a worker was killed"):
+        run(root, callbacks=(*savers(), FailsAfter(hook, at, order)), **options)
+    again = run(root, resume="last", callbacks=savers(), **options)
+    seen = again.pop("seen")
+    assert seen == whole.pop("seen")[-len(seen) :]
+    assert {k: (v, whole[k]) for k, v in again.items() if v != whole[k]} == {}
+    assert _checkpoints(root) == _checkpoints(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("number", range(1, 7))
+def test_an_error_in_a_save_leaves_what_goes_on_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, after: bool
+) -> None:
+    from leyden.handlers import checkpoint_archive
+
+    real, calls = checkpoint_archive.os.replace, [0]
+
+    def failing(source: Any, target: Any) -> None:
+        calls[0] += str(target).endswith(".ckpt")
+        fails = str(target).endswith(".ckpt") and calls[0] == number
+        if after or not fails:
+            real(source, target)
+        if fails:
+            raise RuntimeError("a worker was killed")
+
+    def savers() -> tuple[Any, ...]:
+        return (_best(), ModelCheckpoint(every_n_train_steps=1, save_last=True))
+
+    options: dict[str, Any] = dict(accumulate_grad_batches=3, val_check_interval=0.5)
+    whole = run(_folder(tmp_path, "whole"), callbacks=savers(), **options)
+    root = _folder(tmp_path, "failed")
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint_archive.os, "replace", failing)
+        with pytest.raises(RuntimeError, match="a worker was killed"):
+            run(root, callbacks=savers(), **options)
+    again = run(root, resume="last", callbacks=savers(), **options)
+    seen = again.pop("seen")
+    assert seen == whole.pop("seen")[-len(seen) :]
+    assert {k: (v, whole[k]) for k, v in again.items() if v != whole[k]} == {}
+    assert _checkpoints(root) == _checkpoints(tmp_path / "whole")
