@@ -9,7 +9,7 @@ from torch import Tensor
 from leyden.engine import Engine, TrainerEvents
 from leyden.handlers.base import Handler
 
-__all__ = ["GradientClipping"]
+__all__ = ["GradientClipping", "clip_gradients"]
 
 ALGORITHMS = ("norm", "value")
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from leyden.handlers.accumulation import GradientAccumulation, factor_at
-from leyden.handlers.gradient_clipping import GradientClipping
+from leyden.handlers.checkpoint_names import is_remote
+from leyden.handlers.gradient_clipping import GradientClipping, clip_gradients
 from leyden.handlers.gradient_norm import GradientNorm, gradient_norms
 from leyden.handlers.loader_reload import LoaderReload
 from leyden.handlers.logger_flush import LoggerFlush
@@ -92,7 +93,7 @@ def _clipping(settings: Any, run: Run) -> Any:
         if overrides(run.model, "configure_gradient_clipping", LightningModule):
             run.model.configure_gradient_clipping(optimizer, index, limit, algorithm)
         else:
-            handler.clip_all(run.state, limit, algorithm)
+            clip_gradients(run.precision.stepped(run.model), limit, algorithm)
 
     handler.clip_by = own
     return handler
@@ -161,8 +162,16 @@ def _profiling(settings: Any, run: Run) -> Any:
     return Profiling(
         settings.profiler,
         evaluators=run.evaluators.values(),
-        log_dir=lambda: run.trainer.log_dir,
+        log_dir=lambda: _report_folder(run.trainer),
     )
+
+
+def _report_folder(trainer: Any) -> str | None:
+    """Where the logs are; or where everything else is: reports are written to local files."""
+    for found in (trainer.log_dir, trainer.default_root_dir):
+        if found and not is_remote(found):
+            return str(found)
+    return None
 
 
 def _summary(settings: Any, run: Run) -> Any:

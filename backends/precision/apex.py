@@ -1,6 +1,6 @@
 """NVIDIA's own ``apex.amp``, where it is installed and asked for: as Lightning 1.1 ran it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -79,14 +79,15 @@ class ApexPrecision(Precision):
         refuse_reevaluation(f"16, amp_level={self.level!r}", optimizers)
         if not optimizers or (not fresh and model is self._model):
             return
-        if model is self._model:
-            raise MisconfigurationException(
-                f"apex has patched this {type(model).__name__} for an earlier run already, and "
-                "refuses a second time: make the model anew"
-            )
         self.optimizers, self._model = list(optimizers), model
         self.count_from(0)
-        self._amp.initialize(model, self.optimizers, opt_level=self.level)
+        try:
+            self._amp.initialize(model, self.optimizers, opt_level=self.level)
+        except RuntimeError as error:
+            raise MisconfigurationException(
+                f"plugins='apex': apex refuses {type(model).__name__} ({error}). It patches a "
+                "model once, for good: make it anew for each Trainer, with float32 weights"
+            ) from error
         for optimizer in self.optimizers:
             untyped: Any = optimizer
             # By itself apex makes float32 weights at the first backward pass: too late to load
@@ -101,6 +102,10 @@ class ApexPrecision(Precision):
         turns = self.optimizers if optimizer is None else [optimizer]
         with self._amp.scale_loss(loss, turns) as scaled:
             run(scaled)
+
+    def stepped(self, model: nn.Module) -> Iterable[Tensor]:
+        full = {id(half): full for o in self.optimizers for half, full in self._pairs(o)}
+        return [full.get(id(parameter), parameter) for parameter in model.parameters()]
 
     def gradients_ready(self, optimizer: Optimizer) -> None:
         for half, full in self._pairs(optimizer):

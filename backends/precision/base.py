@@ -1,6 +1,6 @@
 """What a run asks of a precision: how steps compute, what gradients are, how weights change."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
@@ -80,6 +80,10 @@ class Precision:
         ``optimizer`` is the one whose turn it is, None where the user's step decides that.
         """
         run(loss)
+
+    def stepped(self, model: nn.Module) -> Iterable[Tensor]:
+        """The weights whose gradients step: those of the model, unless others stand for them."""
+        return model.parameters()
 
     def gradients_ready(self, optimizer: Optimizer) -> None:
         """Leave true gradients of the weights in ``.grad``: unscaled, in the weights' precision."""
