@@ -42,7 +42,7 @@ def total(model: torch.nn.Module) -> float:
 def test_who_looks_at_gradients_sees_true_ones(name: str) -> None:
     """Norm, clipping, hooks and NaN checks: as with 32 bits, up to what fewer bits round away."""
 
-    def norms(arguments: dict[str, Any]) -> tuple[list[float], list[float], list[float]]:
+    def norms(arguments: dict[str, Any]) -> tuple[list[float], ...]:
         model = Bare(sgd)
         model.net[1] = torch.nn.Identity()
         run = trainer(
@@ -53,10 +53,16 @@ def test_who_looks_at_gradients_sees_true_ones(name: str) -> None:
             terminate_on_nan=True,
         )
         tracked: list[float] = []
+        checked: list[float] = []
         hooked: list[float] = []
         stepped: list[float] = []
         run.handlers.add(
             GradientNorm(2, lambda found: tracked.append(float(found["grad_2_norm_total"])))
+        )
+        # Where NanTermination looks.
+        run.engine.add_event_handler(
+            TrainerEvents.GRADIENTS_READY,
+            lambda engine: checked.append(float(engine.state.loss.detach())),
         )
         model.on_after_backward = lambda: hooked.append(total(model))  # type: ignore[method-assign]
         run.engine.add_event_handler(
@@ -72,9 +78,9 @@ def test_who_looks_at_gradients_sees_true_ones(name: str) -> None:
             run.precision_plugin._initial = scale.state_dict()  # type: ignore[attr-defined]
         run.fit(model, data())
         assert run.skipped_steps == 0
-        return tracked, hooked, stepped
+        return tracked, hooked, stepped, checked
 
-    tracked, hooked, stepped = norms(EVERY[name])
+    tracked, hooked, stepped, checked = norms(EVERY[name])
     expected = norms({})
     # bfloat16 has 8 bits: a per cent; two bits of weight make another network.
     close = {"2": 1.0, "4": 0.3}.get(name, 0.03)
@@ -82,6 +88,30 @@ def test_who_looks_at_gradients_sees_true_ones(name: str) -> None:
     assert tracked == pytest.approx(expected[0], rel=close)
     assert stepped == pytest.approx([0.1] * (BATCHES // 2), rel=0.02)
     assert hooked == pytest.approx(stepped, rel=1e-6)
+    assert checked == pytest.approx(expected[3], rel=close)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_loss_that_is_nan_ends_the_run_and_overflow_by_scaling_does_not(name: str) -> None:
+    class Odd(Bare):
+        factor = float("nan")
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            loss = super().training_step(batch, batch_idx)
+            return loss * self.factor if batch_idx == 3 else loss
+
+    def fit() -> Any:
+        run = trainer(**EVERY[name], max_epochs=1, terminate_on_nan=True)
+        run.fit(model, data())
+        return run
+
+    model = Odd(sgd)
+    with pytest.raises(ValueError, match="the loss is nan at epoch 0, batch 3"):
+        fit()
+    # Times the scale, 65536, this is more than float16 holds.
+    model = Odd(sgd)
+    model.factor = 30.0
+    assert fit().global_step == BATCHES
 
 
 @pytest.mark.parametrize("name", EVERY)
