@@ -1,8 +1,8 @@
 """What each process of a run adds to a checkpoint, and what it takes back from one.
 
 The processes of a run hold the same weights, but not the same random numbers, loader positions,
-running metrics, buffers or gradients of an unfinished accumulation. Those of the first process stand
-where they stand in any checkpoint; those of the others stand beside them, under ``leyden.ranks``.
+running metrics, buffers or gradients of an unfinished accumulation. Those of the first process are
+where they are in any checkpoint; those of the others are beside them, under ``leyden.ranks``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["collected", "own_part"]
+__all__ = ["collected", "own_part", "settle"]
 
 #: What stands under "leyden" and differs from process to process.
 _PARTS = ("position", "handlers", "metrics", "gradients", "loader", "outputs", "batch", "moment")
@@ -102,11 +102,11 @@ def _deal_anew(
     tells: bool, own: dict[str, Any], gradients: list[Mapping[str, Any]], before: int, now: int
 ) -> None:
     """Fit what one of ``before`` processes saved to one of ``now``."""
-    position = dict(own["position"])
-    batch = position["batch"] * before // now
-    position["iteration"] += batch - position["batch"]
-    position["batch"] = batch
-    own["position"] = position
+    loader = own.get("loader")
+    inner = loader.get("loader") if loader is not None else None
+    size = (inner.get("batch_size") if isinstance(inner, dict) else None) or 1
+    batch = own["position"]["batch"]
+    own["position"] = {**own["position"], "samples": batch * size * before, "batch_size": size}
     if tells:
         lost = f"; running averages of this epoch leave out those of {before - now} processes"
         warnings.warn(
@@ -127,12 +127,33 @@ def _deal_anew(
         ).mean(0)
         for name in names
     }
-    loader = own.get("loader")
+    if isinstance(inner, dict) and "batches" in inner:
+        anything = dict.fromkeys(("batches", "batch_size", "order"))
+        own["loader"] = {**own["loader"], "loader": {**inner, **anything, "recorded": False}}
+
+
+def settle(
+    position: dict[str, Any], loader: dict[str, Any] | None, batch_size: Any, now: int
+) -> int:
+    """Put a run of another number of processes on the batch with the same number of samples before.
+
+    Args:
+        position: of the checkpoint; changed.
+        loader: the loader's position; changed.
+        batch_size: of the loader that goes on, None where it does not say.
+        now: how many processes go on.
+
+    Returns:
+        By how many batches it moved.
+    """
+    size = position.pop("batch_size")
+    batch = position.pop("samples") // ((batch_size or size) * now)
+    moved: int = batch - position["batch"]
+    position["batch"] = batch
+    position["iteration"] += moved
     if loader is not None:
-        inner = loader.get("loader")
-        if isinstance(inner, dict) and "batches" in inner:
-            inner = {**inner, "batches": None, "order": None, "recorded": False}
-        own["loader"] = {**loader, "position": batch, "loader": inner}
+        loader["position"] = batch
+    return moved
 
 
 def _first(parts: list[Mapping[str, Any]], name: str) -> Any:

@@ -183,6 +183,8 @@ def _loop(run: Run) -> None:
     epochs = state.epoch - (engine.inside_epoch or 0 < state.epoch and run.epoch_empty())
     limit = settings.max_epochs
     batch = 0
+    if run.resumed is not None and "samples" in run.resumed:
+        _settle(run)
     if run.resumed is not None:
         epochs, batch = run.resumed["epoch"], run.resumed["batch"]
     inside = run.kept is not None and run.kept["position"]["inside"]
@@ -216,6 +218,16 @@ def _loop(run: Run) -> None:
         )
         engine.run(run.feed, max_epochs=limit)
         handle.remove()
+
+
+def _settle(run: Run) -> None:
+    """The checkpoint is of another number of processes: go on at the same number of samples."""
+    from leyden.handlers.rank_parts import settle
+
+    kept: Any = run.kept
+    size = getattr(run.loaders.train, "batch_size", None)
+    loader = kept.get("loader")
+    run.state.iteration += settle(kept["position"], loader, size, run.strategy.world_size)
 
 
 def _stopped_by_signal(run: Run) -> None:

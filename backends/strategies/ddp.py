@@ -62,6 +62,8 @@ class DDPStrategy(ProcessStrategy):
         self.ddp_options = ddp_options
         self.ddp: DistributedDataParallel | None = None
         self._manual = False
+        self._order: list[int] = []  # in which the gradients of the first step were ready
+        self._hooks: list[Any] = []
 
     def prepare(self, model: nn.Module, optimizers: Sequence[Optimizer], *, manual: bool) -> None:
         self._manual = manual
@@ -74,6 +76,7 @@ class DDPStrategy(ProcessStrategy):
                 "find_unused_parameters", False
             )
         self.ddp = DistributedDataParallel(_Call(model), device_ids=self.device_ids(), **options)
+        self._watch_order(self.ddp)
 
     def device_ids(self) -> list[torch.device] | None:
         """The one device that the model is on, as DistributedDataParallel wants to know it."""
@@ -101,6 +104,8 @@ class DDPStrategy(ProcessStrategy):
             return by_hand
 
         def synchronised(*args: Any, **kwargs: Any) -> Any:
+            if self._hooks and len(self._order) == len(self._hooks):
+                self._unwatch_order()
             ddp.require_backward_grad_sync = closes()
             return ddp(step, *args, **kwargs)
 
@@ -114,22 +119,46 @@ class DDPStrategy(ProcessStrategy):
         ddp.reducer.prepare_for_backward([loss] if ddp.find_unused_parameters else [])
 
     def release(self) -> None:
+        self._unwatch_order()
         self.ddp = None
 
     # ------------------------------------------------------------------ state
 
+    def _watch_order(self, ddp: DistributedDataParallel) -> None:
+        """Note the order in which the gradients of the first step are ready.
+
+        By it torch puts them together anew for the second. What it was cannot be asked of torch
+        before some steps later.
+        """
+        self._unwatch_order()
+        self._order = []
+        if ddp.find_unused_parameters or ddp.static_graph:
+            return
+
+        def noting(index: int) -> Callable[[Tensor], None]:
+            def note(parameter: Tensor) -> None:
+                if ddp.require_backward_grad_sync:
+                    self._order.append(index)
+
+            return note
+
+        trained = [p for p in ddp.module.parameters() if p.requires_grad]
+        self._hooks = [
+            parameter.register_post_accumulate_grad_hook(noting(index))
+            for index, parameter in enumerate(trained)
+        ]
+
+    def _unwatch_order(self) -> None:
+        while self._hooks:
+            self._hooks.pop().remove()
+
     def state_dict(self) -> dict[str, Any]:
-        """The order in which gradients were ready when torch put them together anew.
+        """The order by which torch put the gradients together.
 
         With three or more processes the order of an addition depends on it, and with it the last
         bits of the gradients.
         """
-        if self.ddp is None:
-            return {}
-        told = self.ddp._get_ddp_logging_data()
-        order = str(told.get("rebuilt_per_bucket_param_indices", ""))
-        found = [int(number) for number in order.replace(",", " ").split()]
-        return {"ready_order": found} if found else {}
+        return {"ready_order": list(self._order)} if self._order else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Let torch see that order once more: by one backward pass of zeros that changes nothing.
@@ -137,11 +166,13 @@ class DDPStrategy(ProcessStrategy):
         All processes do so together, before the first step of a run that goes on.
         """
         order, ddp = state.get("ready_order"), self.ddp
-        if not order or ddp is None or ddp.find_unused_parameters:
+        if not order or ddp is None or not self._hooks:
             return
         parameters = [p for p in ddp.module.parameters() if p.requires_grad]
         if sorted(order) != list(range(len(parameters))):
             return
+        self._unwatch_order()
+        self._order = list(order)
         kept = [parameter.grad for parameter in parameters]
 
         def zeros() -> Tensor:

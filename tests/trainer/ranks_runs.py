@@ -77,6 +77,12 @@ class Net(leyden.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.8)]
 
 
+class Bare(Net):
+    """Without validation."""
+
+    validation_step = None  # type: ignore[assignment]
+
+
 def trainer(root: Path | str = ".", *, options: Any = None, **arguments: Any) -> leyden.Trainer:
     """A Trainer on the ranks that are there, or on one; with everything off but what is asked."""
     environment = find_environment()
