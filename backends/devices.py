@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from leyden.engine.errors import ReportedRuntime
+from leyden.engine.rng import add_stream
 
 __all__ = [
     "KINDS",
@@ -32,6 +33,7 @@ __all__ = [
     "free_gpus",
     "gpu_ids",
     "report",
+    "use",
 ]
 
 #: What ``accelerator=`` may name beside the ways to distribute, and torch's word for it.
@@ -169,6 +171,14 @@ def free_gpus(count: int, found: int, used: Callable[[int], int | None] | None =
             "pass a smaller number, or the ids yourself"
         )
     return sorted(index for _, index in free[:wanted])
+
+
+def use(device: torch.device) -> None:
+    """Make a device the current one of its kind, and its random numbers part of a run's state."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif device.type == "mps":
+        add_stream("mps", torch.mps.get_rng_state, torch.mps.set_rng_state)
 
 
 def report() -> dict[str, Any]:

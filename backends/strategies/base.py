@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from leyden.backends.devices import use
 from leyden.backends.environments import Environment
 from leyden.backends.precision.base import Kind
 from leyden.backends.xla.moving import move_module
@@ -115,8 +116,7 @@ class Strategy:
 
         Optimizers are made afterwards: they hold the parameters that are there then.
         """
-        if self.root_device.type == "cuda":
-            torch.cuda.set_device(self.root_device)
+        use(self.root_device)
         move_module(model, self.root_device)
 
     def prepare(self, model: nn.Module, optimizers: Sequence[Optimizer], *, manual: bool) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from leyden.backends import devices
 from leyden.backends.devices import KINDS, Devices, Machine, devices_for, free_gpus, gpu_ids, report
+from leyden.engine import rng
 
 FOUR = Machine(cuda=4, no_cuda="")
 MAC = Machine(mps=True, no_mps="")
@@ -165,6 +166,20 @@ def test_what_cannot_be_allocated_on_is_not_free() -> None:
     # AssertionError where torch has no CUDA at all, RuntimeError where the device is not there.
     with pytest.raises(RuntimeError, match="finds 0 free GPUs"):
         free_gpus(1, 1, devices._try_out)
+
+
+def test_the_stream_of_a_mac_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rng, "_added", {})
+    states = [torch.tensor([1])]
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: states[-1])
+    monkeypatch.setattr(torch.mps, "set_rng_state", states.append)
+    devices.use(torch.device("cpu"))
+    assert "mps" not in rng.capture()
+    devices.use(torch.device("mps"))
+    kept = rng.capture()
+    states.append(torch.tensor([2]))
+    rng.restore(kept)
+    assert torch.equal(states[-1], torch.tensor([1])) and len(states) == 3
 
 
 def test_this_machine_is_told_of_as_plain_data() -> None:
