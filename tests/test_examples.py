@@ -1,14 +1,18 @@
 """Every example runs, as a whole program, and reaches what it says."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
+#: what an example needs beside what leyden and the tests need.
+NEEDS = {"hf_transformer": ["transformers"], "hydra_config": ["hydra"]}
 EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
@@ -24,12 +28,11 @@ def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def run(
     name: str, where: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str, **settings: object
-) -> float:
+) -> Any:
     """Run an example's ``main`` in a folder of its own, with a command line."""
     monkeypatch.chdir(where)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
-    result: float = load(name, monkeypatch).main(**settings)
-    return result
+    return load(name, monkeypatch).main(**settings)
 
 
 @pytest.mark.slow
@@ -92,11 +95,62 @@ def test_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert moved > fresh + 0.05
 
 
+@pytest.mark.slow
+def test_tabular(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, line = run("tabular", tmp_path, monkeypatch)
+    assert network < 1.5 < 2 < line
+    assert list((tmp_path / "runs" / "tabular").rglob("*.ckpt"))
+
+
+@pytest.mark.slow
+def test_metric_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
+    logged = run("metric_objects", tmp_path, monkeypatch)
+    assert logged["val_f1"] > 0.9 and logged["train_accuracy"] > 0.9
+    assert abs(logged["val_f1"] - logged["mean_of_batches"]) > 0.01
+
+
+@pytest.mark.slow
+def test_hf_transformer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    assert run("hf_transformer", tmp_path, monkeypatch) > 0.85
+    (rows,) = (tmp_path / "runs").rglob("metrics.csv")
+    assert "lr-AdamW/pg1" in rows.read_text().splitlines()[0]
+
+
+@pytest.mark.slow
+def test_hydra_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hydra", reason="hydra-core is not installed")
+    chosen = ["trainer.max_epochs=3", "model.hidden=8"]
+    assert run("hydra_config", tmp_path, monkeypatch, overrides=chosen) < 0.6
+    (config,) = (tmp_path / "runs").rglob("config.yaml")
+    assert "max_epochs: 3" in config.read_text() and "hidden: 8" in config.read_text()
+
+
+@pytest.mark.slow
+def test_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("command_line", tmp_path, monkeypatch, "--gradient_clip_val", "2") > 0.9
+    said = capsys.readouterr().out
+    assert said.index("training begins") < said.index("slowest: batch") < said.index("accuracy")
+    run("command_line", tmp_path, monkeypatch, "--gradient_clip_val", "2", "--show_plan")
+    assert "gradient_clip_val=2" in capsys.readouterr().out
+
+
+def test_every_example_is_on_the_page() -> None:
+    page = (FOLDER.parent / "docs" / "examples.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[`(\w+)\.py`\]", page, re.MULTILINE)
+    assert sorted(listed) == EXAMPLES
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_says_what_it_is_and_runs_as_a_program(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    for package in NEEDS.get(name, ()):
+        pytest.importorskip(package, reason=f"{package} is not installed")
     assert 'if __name__ == "__main__":' in source
     module = load(name, monkeypatch)
     assert len(module.__doc__ or "") > 40
