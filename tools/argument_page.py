@@ -10,6 +10,7 @@ handlers from Trainers that are made with each argument's example.
 import contextlib
 import io
 import sys
+import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "move_metrics_to_cpu": True,
     },
     "Checkpoints and folders": {
-        "checkpoint_callback": "ModelCheckpoint(monitor='val_loss')",
+        "checkpoint_callback": False,
         "default_root_dir": "runs",
         "weights_save_path": "checkpoints",
         "resume_from_checkpoint": "last.ckpt",
@@ -166,6 +167,8 @@ TODAY = {
     "num_processes": "`accelerator='cpu', devices=`",
     "accelerator": "`strategy=`, where it named a way to distribute",
     "distributed_backend": "`strategy=`",
+    "compile": "`fit(torch.compile(model))`",
+    "cuda_graph": "none",
     "amp_backend": "gone: native only",
     "amp_level": "gone",
 }
@@ -210,7 +213,8 @@ def handlers_of() -> dict[str, list[str]]:
             # Cutting off needs a limit; a folder must not be made, so the default logger stays out.
             given: dict[str, Any] = {} if words else {argument: value}
             given |= {"gradient_clip_val": 1.0} if argument == "gradient_clip_algorithm" else {}
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # the page says which are
                 try:
                     trainer = leyden.Trainer(**given)
                 except NotBuilt:
