@@ -35,7 +35,7 @@ class TrainerConfig:
     """True for TensorBoard, False for none, or a logger, or a list of loggers."""
 
     checkpoint_callback: bool | Any = True
-    """True for a ModelCheckpoint with its defaults, False for none, or a checkpoint callback."""
+    """True for a ModelCheckpoint with its defaults, False for none; an object is deprecated."""
 
     callbacks: Any = None
     """A callback or handler, or a list of them."""
@@ -140,7 +140,7 @@ class TrainerConfig:
     """Checkpoint from which fit continues."""
 
     profiler: str | bool | Any | None = None
-    """'simple' or 'advanced' (True is 'simple'), or a profiler object."""
+    """'simple', 'advanced', 'pytorch' or 'trace', or a profiler object; True is deprecated."""
 
     benchmark: bool = False
     """Whether cuDNN measures which algorithms are fastest."""
@@ -176,10 +176,10 @@ class TrainerConfig:
     """Opt-level of apex, O0 to O3; read with precision=16 only."""
 
     distributed_backend: str | None = None
-    """Former name of accelerator; reads as the way of distribution in force."""
+    """Former name of accelerator (deprecated); reads as the way of distribution in force."""
 
     automatic_optimization: bool | None = None
-    """False leaves optimizing to training_step; None lets the module decide."""
+    """False leaves optimizing to training_step (deprecated); None lets the module decide."""
 
     move_metrics_to_cpu: bool = False
     """Whether metrics kept for the epoch's end are moved to the CPU."""
