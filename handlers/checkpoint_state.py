@@ -28,6 +28,12 @@ from typing import Any
 
 from leyden.backends.strategies import Strategy
 from leyden.backends.xla import to_host
+from leyden.handlers.checkpoint_mismatch import (
+    kinds,
+    refuse,
+    run_mismatches,
+    weight_mismatches,
+)
 from leyden.handlers.checkpoint_plain import plain
 from leyden.handlers.plain_data import foreign, without_foreign
 
@@ -46,7 +52,7 @@ FORM = 1
 #: whose keys these are.
 LIGHTNING_VERSION = "1.1.8"
 
-_OWN_KEYS = ("version", "callback_states", "datamodule")
+_OWN_KEYS = ("version", "callback_states", "datamodule", "optimizers", "schedulers")
 _TRAINING_KEYS = ("optimizer_states", "lr_schedulers")
 
 
@@ -86,6 +92,8 @@ def dump(trainer: Any, weights_only: bool = False, *, whole: bool = True) -> dic
             for optimizer in trainer.optimizers
         ]
         checkpoint["lr_schedulers"] = [_schedule(s) for s in trainer.lr_schedulers]
+        checkpoint["leyden"]["optimizers"] = kinds(trainer.optimizers)
+        checkpoint["leyden"]["schedulers"] = kinds([_scheduler(s) for s in trainer.lr_schedulers])
         scaler = getattr(trainer, "scaler", None)
         if scaler is not None:
             checkpoint["native_amp_scaling_state"] = scaler.state_dict()
@@ -150,18 +158,18 @@ def restore(trainer: Any, checkpoint: dict[str, Any]) -> None:
             "saved with "
             "weights only. Load its weights with load_from_checkpoint, or resume from a full one"
         )
-    problems = _run_mismatches(trainer, checkpoint)
+    problems = run_mismatches(checkpoint, *_parts(trainer), form=FORM)
     if problems:
-        _refuse(problems + _weights(checkpoint["state_dict"], module.state_dict()))
+        refuse(weight_mismatches(checkpoint["state_dict"], module.state_dict()) + problems)
     datamodule: Any = getattr(trainer, "datamodule", None)
     for owner in (datamodule, module):
         hook = getattr(owner, "on_load_checkpoint", None)
         if hook is not None:
             hook(checkpoint)
     # Only now: the module's hook is where users rename weights of older models.
-    problems = _weights(checkpoint["state_dict"], module.state_dict())
+    problems = weight_mismatches(checkpoint["state_dict"], module.state_dict())
     if problems:
-        _refuse(problems)
+        refuse(problems)
     strategy = strategy_of(trainer)
     strategy.load_model_state_dict(module, checkpoint["state_dict"])
     loaded = checkpoint.get("leyden", {}).get("datamodule")
@@ -189,27 +197,14 @@ def restore(trainer: Any, checkpoint: dict[str, Any]) -> None:
 
 def mismatches(trainer: Any, checkpoint: Mapping[str, Any]) -> list[str]:
     """List what of a checkpoint does not fit a run, one line each; changes nothing."""
-    weights = _weights(checkpoint["state_dict"], _module(trainer).state_dict())
-    return weights + _run_mismatches(trainer, checkpoint)
+    weights = weight_mismatches(checkpoint["state_dict"], _module(trainer).state_dict())
+    return weights + run_mismatches(checkpoint, *_parts(trainer), form=FORM)
 
 
-def _run_mismatches(trainer: Any, checkpoint: Mapping[str, Any]) -> list[str]:
-    version = checkpoint.get("leyden", {}).get("version", FORM)
-    if version > FORM:
-        return [f"it is of a newer leyden (form {version}, this one reads up to {FORM}): update"]
-    found = _optimizers(checkpoint.get("optimizer_states", []), trainer.optimizers)
-    saved, own = len(checkpoint.get("lr_schedulers", [])), len(trainer.lr_schedulers)
-    if saved != own:
-        found.append(f"{saved} learning rate schedulers were saved, the run has {own}")
-    return found
-
-
-def _refuse(problems: list[str]) -> None:
-    raise RuntimeError(
-        "the checkpoint does not fit this run, nothing was restored:\n  "
-        + "\n  ".join(problems)
-        + "\nResume with the model and optimizers it was saved with"
-    )
+def _parts(trainer: Any) -> tuple[Any, ...]:
+    callbacks = list(getattr(trainer, "callbacks", ()))
+    named = dict(zip(callback_keys(callbacks), callbacks, strict=True))
+    return trainer.optimizers, [_scheduler(s) for s in trainer.lr_schedulers], named
 
 
 def callback_keys(callbacks: Sequence[Any]) -> list[str]:
@@ -254,6 +249,7 @@ def _save_callbacks(trainer: Any, module: Any, checkpoint: dict[str, Any]) -> No
 def _restore_callbacks(trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
     callbacks = list(getattr(trainer, "callbacks", ()))
     states = dict(checkpoint.get("callbacks", {}))
+    known = set(states)
     own = checkpoint.get("leyden", {}).get("callback_states", {})
     keys = callback_keys(callbacks)
     for key, callback in zip(keys, callbacks, strict=True):
@@ -270,13 +266,21 @@ def _restore_callbacks(trainer: Any, module: Any, checkpoint: dict[str, Any]) ->
         if own.get(key) is not None:
             callback.load_state_dict(own[key])
     if states:
+        new = [key for key, one in zip(keys, callbacks, strict=True) if _is_new(one, key, known)]
         warnings.warn(
             "the checkpoint holds the state of callbacks that this run does not have: "
-            f"{sorted(states)}. "
-            "Their state is not restored; pass the same callbacks to resume exactly",
+            f"{', '.join(sorted(states))}"
+            + (f"; and none of {', '.join(sorted(new))}, which it has" if new else "")
+            + ". That state is not restored; pass the same callbacks to resume exactly",
             UserWarning,
             stacklevel=2,
         )
+
+
+def _is_new(callback: Any, key: str, known: set[str]) -> bool:
+    """Whether a callback has a state, and the checkpoint none of it."""
+    keeps = getattr(callback, "state_keys", ()) or hasattr(callback, "best_k_models")
+    return bool(keeps) and key not in known and type(callback).__name__ not in known
 
 
 def _call_save(callback: Any, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> Any:
@@ -360,31 +364,3 @@ def _position(trainer: Any, resume: Mapping[str, Any]) -> tuple[int, int]:
         max_steps is not None and steps >= max_steps and not position.get("epoch_done", False)
     )
     return trainer.current_epoch + (0 if unfinished else 1), steps
-
-
-def _weights(saved: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
-    found = [f"weights {key!r} are missing in the checkpoint" for key in own if key not in saved]
-    found += [f"weights {key!r} are not in the model" for key in saved if key not in own]
-    for key in own:
-        there, here = _shape(saved.get(key)), _shape(own[key])
-        if there is not None and here is not None and there != here:
-            found.append(f"weights {key!r} have the shape {there}, the model's have {here}")
-    return found
-
-
-def _shape(value: Any) -> tuple[int, ...] | None:
-    return tuple(value.shape) if hasattr(value, "shape") else None
-
-
-def _optimizers(saved: Sequence[Mapping[str, Any]], own: Sequence[Any]) -> list[str]:
-    if len(saved) != len(own):
-        return [f"{len(saved)} optimizers were saved, the run has {len(own)}"]
-    found = []
-    for index, (state, optimizer) in enumerate(zip(saved, own, strict=True)):
-        there = [len(group["params"]) for group in state.get("param_groups", [])]
-        here = [len(group["params"]) for group in optimizer.param_groups]
-        if there != here:
-            found.append(
-                f"optimizer {index} was saved with {there} parameters a group, it has {here}"
-            )
-    return found
