@@ -128,7 +128,8 @@ def check_tpu_cores(cores: int | list[int], backend: str | None, said: str) -> N
             )
         return
     runtime.require(said)
-    if isinstance(cores, list) and cores[0] > (found := runtime.device_count()):
+    found = runtime.device_count()
+    if isinstance(cores, list) and cores[0] > found:
         there = f"1 to {found}" if found > 1 else "1 only"
         raise MisconfiguredValue(
             f"{said} asks for core {cores[0]}, and this machine has {there}: pass one of those"

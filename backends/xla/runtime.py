@@ -83,7 +83,11 @@ def require(said: str) -> None:
 
 
 def device_count() -> int:
-    """How many XLA devices this machine has; the first question starts XLA's runtime."""
+    """How many XLA devices this machine has; the first question starts XLA's runtime.
+
+    It is to be asked early: autograd counts the devices at the first backward pass of a process,
+    and refuses those that come later.
+    """
     import torch_xla.runtime as xr
 
     return int(xr.global_runtime_device_count())
@@ -115,19 +119,42 @@ def begin(index: int | None = None) -> torch.device:
     Args:
         index: of the device, from 0; None: the default one, which after :func:`use_spmd` stands for
             all of them.
+
+    Raises:
+        MisconfiguredValue: a backward pass came before XLA, or all devices are driven as one.
     """
     import torch_xla
+    import torch_xla.runtime as xr
 
+    if index is not None and xr.is_spmd():
+        raise MisconfiguredValue(
+            "this process has driven all TPU cores as one, and XLA knows no way back to a single "
+            "one: train on one core in a process of its own, or first"
+        )
     device: torch.device = torch_xla.device() if index is None else torch_xla.device(index)
     name = str(device)
     if name in _stream.devices:
         _stream.devices.remove(name)
     else:
+        _check_autograd(device)
         # torch.manual_seed() does not reach XLA, which begins every process with the same number.
         _set(name, torch.initial_seed() if _stream.seed is None else _stream.seed)
     _stream.devices.append(name)  # the last one is the one in use
     rng.add_stream("xla", _read, _write)
     return device
+
+
+def _check_autograd(device: torch.device) -> None:
+    with torch.enable_grad():
+        one = torch.ones((), device=device, requires_grad=True)
+        try:
+            (one * 2).backward()  # recorded, and forgotten: nothing is computed
+        except RuntimeError as error:
+            raise MisconfiguredValue(
+                "a backward pass has run in this process before XLA was started, and torch's "
+                "autograd takes up no device that comes later: make the Trainer with tpu_cores "
+                "before anything is trained, or train in a process of its own"
+            ) from error
 
 
 def in_use() -> bool:

@@ -102,6 +102,21 @@ def test_evaluations_take_the_batches_of_all_cores(cores: int) -> None:
     assert result["world"] == [1, 0, True, True]
 
 
+def test_a_backward_pass_before_xla_is_told_of() -> None:
+    code = """
+import torch
+from tests.backends.xla_cases import Net, loader, trainer
+torch.ones((), requires_grad=True).backward()
+try:
+    trainer(".", tpu_cores=1, max_epochs=1).fit(Net(), loader())
+except ValueError as error:
+    print(error)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    ended = subprocess.run(command, cwd=ROOT, env=settings(1), capture_output=True, text=True)
+    assert "make the Trainer with tpu_cores before anything is trained" in ended.stdout
+
+
 @CORES
 def test_every_kind_of_loader_gives_the_same_batches(cores: int, tmp_path: Path) -> None:
     expected = Net()
@@ -116,3 +131,8 @@ def test_what_dropout_draws_does_not_depend_on_the_cores() -> None:
     for one in seen:
         assert one["loss"] == pytest.approx(seen[0]["loss"], abs=CLOSE)
         assert one["stream"] == "int"
+
+
+@CORES
+def test_there_is_no_way_back_to_a_single_core(cores: int) -> None:
+    assert "no way back to a single one" in found(cores)["random"]["refused"]

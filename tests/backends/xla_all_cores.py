@@ -179,7 +179,16 @@ def random(root: Path, cores: int) -> Found:
     module = Net(dropout=0.5)
     parts = list(loader(16, 16 // cores))
     trainer(root, max_epochs=1, tpu_cores=8).fit(module, parts)
-    return {"loss": float(module.losses[0]), "stream": type(capture()["xla"]).__name__}
+    try:
+        trainer(root, max_epochs=1, tpu_cores=1).fit(Net(), parts)
+        refused = ""
+    except ValueError as error:
+        refused = str(error)
+    return {
+        "refused": refused,
+        "loss": float(module.losses[0]),
+        "stream": type(capture()["xla"]).__name__,
+    }
 
 
 def main() -> None:
