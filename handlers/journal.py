@@ -1,5 +1,6 @@
 """What a run did, line by line in a file that is only ever appended to."""
 
+import contextlib
 import json
 import os
 import time
@@ -11,6 +12,9 @@ import torch
 
 from leyden.engine import Engine, Events, TrainerEvents
 from leyden.handlers.base import Handler
+from leyden.handlers.checkpoint_archive import filesystem_of
+from leyden.handlers.checkpoint_names import is_remote
+from leyden.handlers.loggers.guard import MISTAKES
 
 __all__ = ["Journal", "bits", "read_journal", "recorded_losses"]
 
@@ -30,7 +34,8 @@ class Journal(Handler):
     State: none; the file is the state.
 
     Args:
-        path: the file; None: in the log directory, chosen when fit begins.
+        path: the file, also an address such as ``s3://runs/1/journal.jsonl``; None: in the log
+            directory, chosen when fit begins.
         losses: keep the loss of every batch, bit for bit, for ``leyden.replay`` to check against.
             It costs an iteration half a microsecond, and the file 30 bytes.
         facts: written with the start; called then.
@@ -43,6 +48,7 @@ class Journal(Handler):
     """
 
     FILE = "journal.jsonl"
+    one_rank = True
     order = 95.0
     order_reason = "after what it tells of"
 
@@ -62,6 +68,7 @@ class Journal(Handler):
         self._lines: list[str] = []
         self._kept: list[tuple[int, int, torch.Tensor]] = []
         self._listener: _Listener | None = None
+        self._failed = False
 
     def attach(self, engine: Engine) -> None:
         self.listen(engine, Events.STARTED, self.begin)
@@ -121,17 +128,21 @@ class Journal(Handler):
         self._write_losses()
         if self.path is None or not self._lines:
             return
-        data = "".join(self._lines).encode()
+        try:
+            _append(self.path, "".join(self._lines).encode())
+        except MISTAKES:
+            raise
+        except Exception as error:  # of a disk, or of whatever fsspec stands before
+            if not self._failed:
+                self._failed = True
+                warnings.warn(
+                    f"the journal {self.path} cannot be written: {type(error).__name__}: {error}. "
+                    "The run goes on; its lines are kept, and the next checkpoint tries again",
+                    stacklevel=3,
+                )
+            return
+        self._failed = False
         self._lines.clear()
-        os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
-        # One write, without a buffer: a line is torn by a power failure at most.
-        with open(self.path, "ab+", buffering=0) as file:
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # somebody died in the middle of a line
-                    data = b"\n" + data
-            file.write(data)
-            os.fsync(file.fileno())
 
     def _write_losses(self) -> None:
         kept, self._kept = self._kept, []
@@ -172,7 +183,12 @@ class _Listener:
 
 def read_journal(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """Give the lines of a journal; one that is half there is left out."""
-    with open(path, "rb") as file:
+    with contextlib.ExitStack() as opened:
+        if is_remote(path):
+            filesystem, name = filesystem_of(os.fspath(path))
+            file = opened.enter_context(filesystem.open(name, "rb"))
+        else:
+            file = opened.enter_context(open(path, "rb"))
         for line in file:
             try:
                 found = json.loads(line)
@@ -180,6 +196,31 @@ def read_journal(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(found, dict) and "event" in found:
                 yield found
+
+
+def _append(path: str, data: bytes) -> None:
+    if is_remote(path):
+        # Such stores cannot append. A journal is short, and written with checkpoints only.
+        filesystem, name = filesystem_of(path)
+        try:
+            earlier = filesystem.cat_file(name)
+        except FileNotFoundError:
+            earlier = b""
+            with contextlib.suppress(NotImplementedError):  # object stores have no folders
+                filesystem.makedirs(name.rpartition("/")[0], exist_ok=True)
+        if not earlier.endswith(b"\n"):
+            earlier += b"\n" if earlier else b""
+        filesystem.pipe_file(name, earlier + data)
+        return
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    # One write, without a buffer: a line is torn by a power failure at most.
+    with open(path, "ab+", buffering=0) as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # somebody died in the middle of a line
+                data = b"\n" + data
+        file.write(data)
+        os.fsync(file.fileno())
 
 
 def recorded_losses(path: str | os.PathLike[str]) -> dict[int, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from leyden.handlers.checkpoint_names import is_remote
+from leyden.handlers.checkpoint_names import join
 from leyden.handlers.journal import Journal
 
 __all__ = ["give_journal"]
@@ -28,7 +28,7 @@ def give_journal(run: Any) -> None:
         return
     for journal in given or [run.handlers.add(Journal(), origin="logger")]:
         if (journal.path is None or journal.origin == "logger") and folder:
-            journal.path = os.path.join(folder, Journal.FILE)
+            journal.path = join(folder, Journal.FILE)
         journal.facts = journal.facts or (lambda: _facts(run))
         journal.ended_by = journal.ended_by or (lambda: run.error)
 
@@ -37,7 +37,7 @@ def _folder(run: Any) -> str | None:
     found: str | None
     for name in ("log_dir", "save_dir"):
         found = None if run.logger is None else getattr(run.logger, name, None)
-        if found and not is_remote(found):
+        if found:
             return str(os.fspath(found))
     return None
 

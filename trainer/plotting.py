@@ -1,13 +1,17 @@
 """Draw what was logged: the curves of a CSV file or a TensorBoard folder in one picture."""
 
+import contextlib
 import csv
 import math
 import os
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from leyden.engine.errors import MisconfigurationException
+from leyden.handlers.checkpoint_archive import filesystem_of
+from leyden.handlers.checkpoint_names import is_remote
 
 __all__ = ["Curve", "curves", "plot"]
 
@@ -33,7 +37,8 @@ def plot(
     Args:
         source: a ``metrics.csv``, the folder that holds it, or a folder of TensorBoard's event
             files (``trainer.log_dir`` in both cases).
-        out: the picture; by its suffix PNG, PDF or SVG. None: ``metrics.png`` beside the data.
+        out: the picture; by its suffix PNG, PDF or SVG. None: ``metrics.png`` beside the data, or
+            in the current folder where the data are elsewhere (``s3://...``).
         metrics: draw these only, by the names that were logged.
         columns: panels side by side.
         title: above all of them; None: the folder.
@@ -58,7 +63,10 @@ def plot(
     if columns < 1:
         raise MisconfigurationException(f"plot(columns={columns}) is below 1: pass 1 or more")
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    target = folder / "metrics.png" if out is None else Path(out)
+    if is_remote(source):
+        target = Path("metrics.png" if out is None else out)
+    else:
+        target = folder / "metrics.png" if out is None else Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure_type = _figure_type()
     panels = _panels(found)
@@ -66,7 +74,8 @@ def plot(
     width = min(columns, len(panels))
     # No pyplot: it would choose a window system and keep every figure.
     figure = figure_type(figsize=(5.0 * width, 3.4 * rows + 0.4), layout="constrained", dpi=110)
-    figure.suptitle(title or str(folder), fontsize=10, color="0.35")
+    shown = title or (str(source) if is_remote(source) else str(folder))
+    figure.suptitle(shown, fontsize=10, color="0.35")
     for index, (name, members) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, width, index + 1)
         _draw(axes, name, {member: found[member] for member in members})
@@ -80,16 +89,40 @@ def curves(source: str | os.PathLike[str]) -> dict[str, Curve]:
     Args:
         source: as for `plot`.
     """
-    path = Path(source)
+    with _fetched(str(source)) as path:
+        return _curves(path, str(source))
+
+
+@contextlib.contextmanager
+def _fetched(source: str) -> Iterator[Path]:
+    """Give a local path to what is to be drawn; what is elsewhere is copied here for a while."""
+    if not is_remote(source):
+        yield Path(source)
+        return
+    filesystem, name = filesystem_of(source)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            entries = [one["name"] for one in filesystem.ls(name, detail=True)]
+        except FileNotFoundError:
+            yield Path(folder, "none")
+            return
+        for entry in entries:
+            last = entry.rpartition("/")[2]
+            if last == "metrics.csv" or last.startswith("events.out.tfevents."):
+                filesystem.get_file(entry, os.path.join(folder, last))
+        yield Path(folder)
+
+
+def _curves(path: Path, source: str) -> dict[str, Curve]:
     if not path.exists():
         raise MisconfigurationException(
-            f"plot({str(path)!r}): there is no such file or folder; pass trainer.log_dir"
+            f"plot({source!r}): there is no such file or folder; pass trainer.log_dir"
         )
     table = path / "metrics.csv" if path.is_dir() else path
     if path.is_dir() and not table.is_file():
         if not any(path.glob("events.out.tfevents.*")):
             raise MisconfigurationException(
-                f"plot({str(path)!r}): there is neither a metrics.csv nor an event file; pass the "
+                f"plot({source!r}): there is neither a metrics.csv nor an event file; pass the "
                 "folder of one run, trainer.log_dir"
             )
         found = _from_events(path)
@@ -99,7 +132,7 @@ def curves(source: str | os.PathLike[str]) -> dict[str, Curve]:
         found = _from_csv(table)
     if not found:
         raise MisconfigurationException(
-            f"plot({str(path)!r}): no metric was logged there; rows are written each "
+            f"plot({source!r}): no metric was logged there; rows are written each "
             "log_every_n_steps steps"
         )
     return found

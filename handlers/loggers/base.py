@@ -1,7 +1,5 @@
 """What every logger is: the interface of Lightning 1.1's loggers."""
 
-import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +12,6 @@ __all__ = [
     "DummyLogger",
     "LightningLoggerBase",
     "merge_dicts",
-    "next_version",
     "rank_zero_experiment",
     "rank_zero_only",
     "version_folder",
@@ -182,40 +179,6 @@ class DummyLogger(LightningLoggerBase):
         return self
 
 
-def next_version(folder: str) -> int:
-    """Return one more than the highest N of the ``version_N`` folders in ``folder``; else 0."""
-    if not os.path.isdir(folder):
-        return 0
-    taken = [-1]
-    for entry in os.scandir(folder):
-        match = re.fullmatch(r"version_(\d+)", entry.name)
-        if match and entry.is_dir():
-            taken.append(int(match[1]))
-    return max(taken) + 1
-
-
 def version_folder(version: int | str | None) -> str:
     """Name a version's folder: text as it is, a number as ``version_N``."""
     return version if isinstance(version, str) else f"version_{version}"
-
-
-def local_folder(save_dir: str | os.PathLike[str], who: str) -> str:
-    """Check and return the folder that a file logger is given.
-
-    Raises:
-        TypeError: If it is no path.
-        ValueError: If it is an address such as ``s3://bucket/runs``.
-    """
-    try:
-        folder = os.fspath(save_dir)
-    except TypeError:
-        raise TypeError(
-            f"{who}(save_dir={save_dir!r}) is of type {type(save_dir).__name__}: "
-            "pass the folder below which logs are written, as text or a path"
-        ) from None
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", folder):
-        raise ValueError(
-            f"{who}(save_dir={folder!r}) is a remote address: this logger writes local files; "
-            "pass a local folder and copy it when the run is over"
-        )
-    return folder

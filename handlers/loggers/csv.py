@@ -8,14 +8,8 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from leyden.handlers.loggers.base import (
-    LightningLoggerBase,
-    local_folder,
-    next_version,
-    rank_zero_experiment,
-    rank_zero_only,
-    version_folder,
-)
+from leyden.handlers.loggers.base import rank_zero_experiment, rank_zero_only
+from leyden.handlers.loggers.folder import FolderLogger
 from leyden.handlers.loggers.hparams import (
     convert_params,
     save_hparams_to_yaml,
@@ -157,14 +151,14 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-class CSVLogger(LightningLoggerBase):
+class CSVLogger(FolderLogger):
     """Logs to ``save_dir/name/version/metrics.csv`` and ``hparams.yaml``.
 
     Source: as in 1.1.8, except that saving appends rows in place of writing the whole file each
     time, and that `resume` goes on with an earlier file.
 
     Args:
-        save_dir: The folder for all experiments.
+        save_dir: The folder for all experiments; also an address such as ``s3://bucket/runs``.
         name: The experiment's folder; None or empty for none.
         version: Text, taken as it is, or a number N for ``version_N``; None takes the next free
             number when it is first asked for.
@@ -181,8 +175,6 @@ class CSVLogger(LightningLoggerBase):
         ['loss,step', '0.5,10']
     """
 
-    LOGGER_JOIN_CHAR = "-"
-
     def __init__(
         self,
         save_dir: str | os.PathLike[str],
@@ -190,46 +182,16 @@ class CSVLogger(LightningLoggerBase):
         version: int | str | None = None,
         prefix: str = "",
     ) -> None:
-        super().__init__()
-        self._save_dir = local_folder(save_dir, "CSVLogger")
-        self._name = name or ""
-        self._version = version
-        self._prefix = prefix
+        super().__init__(save_dir, name, version, prefix)
         self._experiment: ExperimentWriter | None = None
-
-    @property
-    def root_dir(self) -> str:
-        """The folder of the experiment, which holds one folder for each version."""
-        return os.path.join(self._save_dir, self._name) if self._name else self._save_dir
-
-    @property
-    def log_dir(self) -> str:
-        """The folder of this run."""
-        return os.path.join(self.root_dir, version_folder(self.version))
-
-    @property
-    def save_dir(self) -> str:
-        """The folder for all experiments."""
-        return self._save_dir
-
-    @property
-    def name(self) -> str:
-        """The experiment's name."""
-        return self._name
-
-    @property
-    def version(self) -> int | str:
-        """The version given, or the next free number, fixed when it is first asked for."""
-        if self._version is None:
-            self._version = next_version(self.root_dir)
-        return self._version
 
     @property
     @rank_zero_experiment
     def experiment(self) -> ExperimentWriter:
         """The writer of the files."""
         if self._experiment is None:
-            self._experiment = ExperimentWriter(self.log_dir)
+            folder = self._folder(ExperimentWriter.NAME_METRICS_FILE)
+            self._experiment = ExperimentWriter(folder)
         return self._experiment
 
     @rank_zero_only
@@ -249,10 +211,22 @@ class CSVLogger(LightningLoggerBase):
 
     def state_dict(self) -> dict[str, Any]:
         """How many rows there are."""
-        return {"rows": self.experiment._rows}
+        return {**super().state_dict(), "rows": self.experiment._rows}
 
     @rank_zero_only
     def save(self) -> None:
         """Write all rows and hyper-parameters that are not in the files yet."""
         super().save()
         self.experiment.save()
+        self._deliver()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write everything, where it belongs."""
+        self.save()
+        self._deliver(force=True)
+
+    @rank_zero_only
+    def close(self) -> None:
+        """Write everything, where it belongs."""
+        self.finalize("success")

@@ -147,6 +147,31 @@ def _writer_class() -> Any:
                     writer.add_event(restart_event(self.purge_step))
             return super()._get_file_writer()
 
+        def add_scalars(
+            self, main_tag: str, tag_scalar_dict: Any, *args: Any, **kwargs: Any
+        ) -> None:
+            for tag in tag_scalar_dict:
+                self.curve(main_tag, tag)  # else the base class makes one with a queue
+            super().add_scalars(main_tag, tag_scalar_dict, *args, **kwargs)
+
+        def curve(self, chart: str, tag: str) -> Any:
+            """Return the file writer of one of several curves in a chart."""
+            main = self._get_file_writer()
+            folder = os.path.join(str(main.get_logdir()), chart, tag)
+            if folder not in self.all_writers and self._write_to_disk:
+                writer = DirectFileWriter(folder, self._filename_suffix or "")
+                self.all_writers[folder] = writer
+            return self.all_writers.get(folder, main)
+
+        def write_scalars(self, writer: Any, values: Any, step: int | None) -> None:
+            """Write scalars as one event through a file writer of this object."""
+            if not self._write_to_disk:
+                return
+            told = writer._default_metadata
+            wall_time = told.get("walltime") or time.time()
+            step = told.get("global_step") or 0 if step is None else step
+            writer.event_writer.write(scalar_event(values, int(step), wall_time))
+
     return DirectSummaryWriter
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from leyden.handlers.loggers.collection import LoggerCollection
 from leyden.handlers.loggers.values import scalars
 
-__all__ = ["GuardedLoggers", "LoggerGuard", "guarded", "safe_logger"]
+__all__ = ["MISTAKES", "GuardedLoggers", "LoggerGuard", "guarded", "safe_logger"]
 
 # These come of code that is wrong, not of a disk or server; they end the run as everywhere else.
-_MISTAKES = (
+MISTAKES = (
     TypeError,
     ValueError,
     AttributeError,
@@ -95,7 +95,7 @@ class LoggerGuard:
         """Record the model's graph; a failure is said once and not tried again."""
         try:
             self.logger.log_graph(model, input_array)
-        except _MISTAKES:
+        except MISTAKES:
             raise
         except Exception as error:
             self._warn(f"could not record the model's graph: {_text(error)}; the run goes on")
@@ -134,7 +134,7 @@ class LoggerGuard:
     def _try(self, method: str, args: tuple[Any, ...]) -> bool:
         try:
             getattr(self.logger, method)(*args)
-        except _MISTAKES:
+        except MISTAKES:
             raise
         except Exception as error:
             if method not in ("save", "finalize", "close"):
@@ -184,7 +184,7 @@ class LoggerGuard:
                 getattr(self.logger, kept)(*given)
                 self._kept.popleft()
             getattr(self.logger, method)(*args)
-        except _MISTAKES:
+        except MISTAKES:
             raise
         except Exception as error:
             failure = f"failed in {method} at the end of the run: {_text(error)}; "

@@ -2,26 +2,18 @@
 
 import contextlib
 import os
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
-from leyden.handlers.loggers.base import (
-    LightningLoggerBase,
-    local_folder,
-    next_version,
-    rank_zero_experiment,
-    rank_zero_only,
-    version_folder,
-)
+from leyden.handlers.loggers.base import rank_zero_experiment, rank_zero_only
 from leyden.handlers.loggers.event_file import (
     restart_event,
-    scalar_event,
     summary_writer,
 )
+from leyden.handlers.loggers.folder import FolderLogger
 from leyden.handlers.loggers.hparams import convert_params, flatten_params, save_hparams_to_yaml
 from leyden.handlers.loggers.ranks import is_rank_zero
 from leyden.handlers.loggers.values import scalars
@@ -29,13 +21,14 @@ from leyden.handlers.loggers.values import scalars
 __all__ = ["TensorBoardLogger"]
 
 
-class TensorBoardLogger(LightningLoggerBase):
+class TensorBoardLogger(FolderLogger):
     """Logs to ``save_dir/name/version`` in TensorBoard's format, and to ``hparams.yaml`` there.
 
     The metrics of one call become one event, written at once: a killed run has lost no row.
 
     Args:
-        save_dir: The folder for all experiments.
+        save_dir: The folder for all experiments; also an address such as ``s3://bucket/runs``,
+            where what is written arrives a little later.
         name: The experiment's folder; None or empty for none.
         version: Text, taken as it is, or a number N for ``version_N``; None takes the next free
             number when it is first asked for.
@@ -45,9 +38,6 @@ class TensorBoardLogger(LightningLoggerBase):
         prefix: Put before each metric's name, with a ``-``.
         kwargs: Further arguments of tensorboardX's ``SummaryWriter``.
     """
-
-    NAME_HPARAMS_FILE = "hparams.yaml"
-    LOGGER_JOIN_CHAR = "-"
 
     def __init__(
         self,
@@ -59,13 +49,9 @@ class TensorBoardLogger(LightningLoggerBase):
         prefix: str = "",
         **kwargs: Any,
     ) -> None:
-        super().__init__()
-        self._save_dir = local_folder(save_dir, "TensorBoardLogger")
-        self._name = name or ""
-        self._version = version
+        super().__init__(save_dir, name, version, prefix)
         self._log_graph = log_graph
         self._default_hp_metric = default_hp_metric
-        self._prefix = prefix
         self._kwargs = kwargs
         self._experiment: Any = None
         self._process = 0  # which one has begun the file
@@ -74,42 +60,12 @@ class TensorBoardLogger(LightningLoggerBase):
         self.hparams: dict[str, Any] = {}
 
     @property
-    def root_dir(self) -> str:
-        """The folder of the experiment, which holds one folder for each version."""
-        return os.path.join(self._save_dir, self._name) if self._name else self._save_dir
-
-    @property
-    def log_dir(self) -> str:
-        """The folder of this run."""
-        return os.path.join(self.root_dir, version_folder(self.version))
-
-    @property
-    def save_dir(self) -> str:
-        """The folder for all experiments."""
-        return self._save_dir
-
-    @property
-    def name(self) -> str:
-        """The experiment's name."""
-        return self._name
-
-    @property
-    def version(self) -> int | str:
-        """The version given, or the next free number, fixed when it is first asked for."""
-        if self._version is None:
-            self._version = next_version(self.root_dir)
-        return self._version
-
-    @property
     @rank_zero_experiment
     def experiment(self) -> Any:
         """The tensorboardX ``SummaryWriter``: ``add_image``, ``add_histogram`` and all the rest."""
         if self._experiment is None:
-            version = self.version  # before the folder exists: making it uses the number up
             self._process = os.getpid()
-            self._experiment = summary_writer(
-                os.path.join(self.root_dir, version_folder(version)), **self._kwargs
-            )
+            self._experiment = summary_writer(self._folder(), **self._kwargs)
         return self._experiment
 
     def _writes(self) -> bool:
@@ -157,24 +113,15 @@ class TensorBoardLogger(LightningLoggerBase):
         values = []
         for key, value in scalars(self._add_prefix(metrics, self._prefix)).items():
             if isinstance(value, Mapping):
-                experiment.add_scalars(key, value, step)
+                for tag, one in value.items():
+                    writer = experiment.curve(key, tag)
+                    experiment.write_scalars(writer, [(key, _number(f"{key}/{tag}", one))], step)
                 continue
-            try:
-                values.append((key, float(value)))
-            except (TypeError, ValueError) as error:
-                raise ValueError(
-                    f"the metric {key!r} is {value!r} of type {type(value).__name__}, which "
-                    "TensorBoardLogger cannot write: log a number, a tensor of one element or a "
-                    "dict of these; for anything else there is logger.experiment"
-                ) from error
+            values.append((key, _number(key, value)))
             if key == "hp_metric":
                 self._placeholder_due = False
         if values:
-            writer = experiment._get_file_writer()
-            told = writer._default_metadata  # what the user said in experiment.use_metadata()
-            wall_time = told.get("walltime") or time.time()
-            step = told.get("global_step", 0) if step is None else step
-            writer.event_writer.write(scalar_event(values, int(step), wall_time))
+            experiment.write_scalars(experiment._get_file_writer(), values, step)
 
     @rank_zero_only
     def log_graph(self, model: Any, input_array: Any = None) -> None:
@@ -227,11 +174,13 @@ class TensorBoardLogger(LightningLoggerBase):
             return
         super().save()
         if self._hparams_saved != self.hparams:
-            os.makedirs(self.log_dir, exist_ok=True)
-            save_hparams_to_yaml(os.path.join(self.log_dir, self.NAME_HPARAMS_FILE), self.hparams)
+            folder = self._folder()
+            os.makedirs(folder, exist_ok=True)
+            save_hparams_to_yaml(os.path.join(folder, self.NAME_HPARAMS_FILE), self.hparams)
             self._hparams_saved = dict(self.hparams)
         if self._experiment is not None:
             self._experiment.flush()
+        self._deliver()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -239,6 +188,7 @@ class TensorBoardLogger(LightningLoggerBase):
         self.save()
         if self._experiment is not None:
             self._experiment.close()
+        self._deliver(force=True)
 
     @rank_zero_only
     def close(self) -> None:
@@ -247,7 +197,18 @@ class TensorBoardLogger(LightningLoggerBase):
 
     def __getstate__(self) -> dict[str, Any]:
         # An open file cannot travel to another process; a new one begins there.
-        return {**self.__dict__, "_experiment": None}
+        return {**super().__getstate__(), "_experiment": None}
+
+
+def _number(key: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the metric {key!r} is {value!r} of type {type(value).__name__}, which "
+            "TensorBoardLogger cannot write: log a number, a tensor of one element or a "
+            "dict of these; for anything else there is logger.experiment"
+        ) from error
 
 
 def _to_device(value: Any, device: torch.device) -> Any:

@@ -13,6 +13,7 @@ import torch
 import leyden
 from leyden.callbacks import ModelCheckpoint
 from leyden.engine import Engine, Events, TrainerEvents
+from leyden.handlers import journal as journal_module
 from leyden.handlers.journal import Journal, bits, read_journal, recorded_losses
 from tests.trainer.resume_runs import run
 
@@ -173,3 +174,22 @@ def test_a_journal_that_is_put_back_after_its_end_hands_on(tmp_path: Path) -> No
     finally:
         warnings.showwarning = before
     assert seen == ["later"] and not _told(tmp_path, 0) and not _told(tmp_path, 1)
+
+
+def test_a_full_disk_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, real = Journal(tmp_path / "j.jsonl"), journal_module._append
+
+    def full(path: str, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(journal_module, "_append", full)
+    journal.note("start")
+    with pytest.warns(UserWarning, match="j.jsonl cannot be written.*No space left"):
+        journal.flush()
+    journal.note("checkpoint")
+    journal.flush()  # said once
+    monkeypatch.setattr(journal_module, "_append", real)
+    journal.note("end")
+    journal.flush()
+    lines = read_journal(tmp_path / "j.jsonl")
+    assert [line["event"] for line in lines] == ["start", "checkpoint", "end"]

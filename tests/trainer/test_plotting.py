@@ -74,3 +74,20 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MisconfigurationException, match="pip install matplotlib"):
         leyden.plot(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
+def test_curves_of_a_run_that_is_elsewhere(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fsspec", reason="the package fsspec is missing")
+    logger = kind(f"memory://plots/{kind.__name__}", version="v")
+    for step in range(3):
+        logger.log_metrics({"loss": step / 2}, step)
+    logger.close()
+    assert curves(logger.log_dir) == {"loss": ([0.0, 1.0, 2.0], [0.0, 0.5, 1.0])}
+    monkeypatch.chdir(tmp_path)
+    assert leyden.plot(logger.log_dir) == "metrics.png"
+    assert (tmp_path / "metrics.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(MisconfigurationException, match="memory://plots/none.*no such"):
+        leyden.plot("memory://plots/none")

@@ -153,6 +153,20 @@ def test_the_experiment_does_the_rest(logger: TensorBoardLogger) -> None:
     found = read(logger.log_dir).Tags()
     assert found["histograms"] == ["weights"] and found["images"] == ["picture"]
     assert scalars(Path(logger.log_dir, "pair", "x"), "pair") == [(5, 1.0)]
+    logger.experiment.add_scalars("pair", {"x": 3.0, "z": 4.0}, 6)
+    assert scalars(Path(logger.log_dir, "pair", "x"), "pair") == [(5, 1.0), (6, 3.0)]
+    assert scalars(Path(logger.log_dir, "pair", "z"), "pair") == [(6, 4.0)]
+    assert len(event_files(Path(logger.log_dir, "pair", "x"))) == 1
+    with pytest.raises(ValueError, match="the metric 'pair/x' is 'text'"):
+        logger.log_metrics({"pair": {"x": "text"}}, 7)
+
+
+def test_nothing_is_written_where_that_is_asked_for(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, write_to_disk=False)
+    logger.log_metrics({"a": 1.0, "pair": {"x": 2.0}}, 1)
+    logger.experiment.add_scalar("b", 1.0)
+    logger.close()
+    assert not list(tmp_path.rglob("*tfevents*"))
 
 
 def test_what_is_no_number_is_refused(logger: TensorBoardLogger) -> None:
@@ -166,3 +180,11 @@ def test_a_logger_travels_to_another_process(logger: TensorBoardLogger) -> None:
     copy.log_metrics({"a": 2.0}, 1)
     copy.close()
     assert len(event_files(logger.log_dir)) == 2
+
+
+def test_what_use_metadata_says_counts(logger: TensorBoardLogger) -> None:
+    with logger.experiment.use_metadata(global_step=7, walltime=1.75e9):
+        logger.log_metrics({"a": 1.0})
+        logger.log_metrics({"a": 2.0}, 8)
+    found = [(row.step, row.value, row.wall_time) for row in read(logger.log_dir).Scalars("a")]
+    assert found == [(7, 1.0, 1.75e9), (8, 2.0, 1.75e9)]
