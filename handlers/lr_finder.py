@@ -103,6 +103,8 @@ class LRFinder(Handler):
         self.loss_of = loss_of
         self.stop = stop
         self.progress = progress
+        #: brings the loss of this process together with those of others
+        self.whole: Callable[[float], float] = float
         self.rates: list[float] = []
         self.losses: list[float] = []
         self.average = 0.0
@@ -190,7 +192,7 @@ class LRFinder(Handler):
             )
         if not self.group or (factor != 1 and state.closed_at != state.iteration):
             return
-        self._add(sum(self.group) / len(self.group), state.iteration)
+        self._add(self.whole(sum(self.group) / len(self.group)), state.iteration)
         self.group = []
         if self._bar is not None:
             self._bar.update()

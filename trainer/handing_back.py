@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 
+from leyden.engine import RemovableEventHandle
+
 __all__ = ["Handed", "found_attributes", "module_state", "take_module", "take_over"]
 
 # A module's own tables, and what ties objects to their process.
@@ -49,6 +51,7 @@ def found_attributes(owner: Any) -> dict[str, Any]:
         and name not in _TIED
         and not (isinstance(owner, nn.Module) and _is_hook_table(name))
         and not isinstance(value, (Dataset, DataLoader))  # data, which each process makes
+        and not isinstance(value, RemovableEventHandle)
     }
 
 

@@ -28,10 +28,11 @@ import torch
 from leyden.backends.launchers import ProcessLauncher, ScriptLauncher
 from leyden.backends.launchers.spawn import pickler
 from leyden.datamodule import LightningDataModule
-from leyden.engine import rng
+from leyden.engine import RemovableEventHandle, rng
 from leyden.engine.errors import MisconfigurationException
 from leyden.handing_back import Handed, found_attributes, module_state, take_module, take_over
 from leyden.handlers import checkpoint_io
+from leyden.handlers.base import Handler
 from leyden.handlers.checkpoint_state import dump
 from leyden.handlers.model_checkpoint import ModelCheckpoint
 from leyden.handlers.timer import Timer
@@ -71,6 +72,7 @@ def _in_script(
     strategy.environment = launcher.start(extra)
     strategy.launcher = None
     strategy.started_by = launcher
+    strategy.connect()  # from here on everything finds the group, further Trainers too
     return _method(trainer, name)(*args, **kwargs)
 
 
@@ -240,7 +242,8 @@ def _listeners(run: Any) -> list[tuple[Any, ...]]:
     for stage, engine in {"train": run.engine, **run.evaluators}.items():
         for event, records in engine._event_handlers.items():
             for record in records:
-                if record.owner is not None:
+                ours = isinstance(getattr(record.user, "__self__", None), Handler)
+                if record.owner is not None or ours:
                     continue
                 asked = record[0].event if record.filter is not None else event
                 # The engine stands first where the function takes it; it is given again.
@@ -258,6 +261,8 @@ def _in_rank(blob: bytes) -> bytes:
 
     trainer: Any = Trainer.__new__(Trainer)
     sent = _loads(blob, _Late(trainer))
+    for handler in (*sent["arguments"]["callbacks"], *(one for one, _ in sent["handlers"])):
+        getattr(handler, "__dict__", {}).pop("_attached_handles", None)
     with _quiet():
         trainer.__init__(**sent["arguments"])
     run, model = trainer._run, sent["model"]
@@ -449,6 +454,12 @@ def _dumps(value: Any, known: Mapping[str, Any]) -> bytes:
     class Pickler(pickler().Pickler):  # type: ignore[misc]
         def persistent_id(self, one: Any) -> Any:
             return names.get(id(one))
+
+        def reducer_override(self, one: Any) -> Any:
+            # Where a handler listens is said anew in each process.
+            if isinstance(one, RemovableEventHandle):
+                return type(None), ()
+            return super().reducer_override(one)
 
     file = io.BytesIO()
     Pickler(file).dump(value)

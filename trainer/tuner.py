@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from leyden.engine.errors import MisconfigurationException, MisconfiguredType, MisconfiguredValue
@@ -134,6 +135,7 @@ class Tuner:
             _skipped("the search for a learning rate")
             return None
         verify(model, "fit")
+        strategy = self._trainer.strategy
         datamodule = self._connected(model, datamodule, train_dataloader, val_dataloaders)
         finder = LRFinder(
             min_lr=min_lr,
@@ -144,6 +146,9 @@ class Tuner:
             optimizer_idx=optimizer_idx,
             progress=self._shows_progress(),
         )
+        if strategy.world_size > 1:
+            # All processes see the mean, and so end the search at the same step.
+            finder.whole = lambda loss: float(strategy.reduce(torch.tensor(loss)))
         target = self._rate_of(model, datamodule) if update_attr else None
         with neutral(self._trainer, model, datamodule) as (data, _):
             run = self._lr_run(finder, data)
@@ -236,6 +241,8 @@ class Tuner:
                     put_back()
 
             found = scaler.search(run_trial)
+        # Memory may differ from process to process; the size must not.
+        found = int(self._trainer.strategy.reduce(torch.tensor(found), "min"))
         target.set(found)
         if self._shows_progress():
             print(f"{batch_arg_name}: {before!r} -> {found} ({_told(scaler)})")
@@ -294,7 +301,8 @@ class Tuner:
         return found
 
     def _shows_progress(self) -> bool:
-        return bool(self._trainer._settings.progress_bar_refresh_rate)
+        shows = self._trainer._settings.progress_bar_refresh_rate
+        return bool(shows) and self._trainer.is_global_zero
 
     def _rate_of(self, model: Any, datamodule: Any) -> TunedAttribute:
         name = self._trainer._settings.auto_lr_find

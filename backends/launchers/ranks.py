@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import sys
 import threading
 import traceback
 from collections.abc import Mapping
@@ -50,11 +49,7 @@ def serve(path: str, variables: Mapping[str, str], count: int, connection: Conne
         answer = ("raised", _pickled(error), trace)
     with contextlib.suppress(OSError):  # nobody is there to hear it
         connection.send_bytes(pickle.dumps(answer))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Threads and exit handlers of others are not waited for: a rank that failed may have some that
-    # wait for the other ranks.
-    os._exit(0)
+    # What is left to close is closed now; what waits for other ranks meanwhile, the parent kills.
 
 
 def _listen(connection: Connection) -> None:

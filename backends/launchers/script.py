@@ -43,8 +43,8 @@ def why_no_script() -> str:
         return "this is a process of multiprocessing"
     if hasattr(sys, "ps1") or sys.flags.interactive or "ipykernel" in sys.modules:
         return "this is an interactive session"
-    main = sys.modules.get("__main__")
-    if getattr(main, "__file__", None) is None and "-c" not in sys.orig_argv:
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if (file is None or not os.path.exists(file)) and "-c" not in sys.orig_argv:
         return "it comes from the standard input"
     return ""
 
@@ -211,11 +211,11 @@ class ScriptLauncher:
         try:
             return method(*args, **kwargs)
         except Exception as error:
-            # The strategy's own errors name the rank already.
-            broken = type(error) is not RuntimeError and isinstance(error, RuntimeError)
-            told = self.explain() if broken or "onnection" in str(error) else ""
+            # Errors of the strategy that name the other rank say more.
+            lost = isinstance(error, RuntimeError) and not getattr(error, "ranks", ())
+            told = self.explain() if lost else ""
             self.end(grace=3)
-            if told and not hasattr(error, "ranks"):
+            if told:
                 raise RuntimeError(told) from error
             raise
 

@@ -32,6 +32,7 @@ __all__ = ["ProcessLauncher", "RankEnded", "pickler"]
 PRELOADED = ("torch", "torch.distributed", "torch._dynamo", "leyden.launching", "leyden.trainer")
 #: Seconds that the other ranks get to end by themselves after one failed.
 GRACE = 10.0
+_CLOSING = 5.0  # seconds for a process that has answered to close what it has open
 _RELAYED = tuple(
     number
     for name in ("SIGINT", "SIGTERM", "SIGUSR1")
@@ -105,6 +106,7 @@ class _Group:
         self.processes: list[Any] = []
         self.connections: dict[int, Connection] = {}
         self.signals = 0
+        self.answered = False
 
     def start(self) -> None:
         context: Any = multiprocessing.get_context(_method())
@@ -135,15 +137,18 @@ class _Group:
         while waiting and time.monotonic() < until:
             try:
                 ready = wait(list(waiting.values()), min(until - time.monotonic(), 1.0))
-            except KeyboardInterrupt:  # of a handler that is not ours
-                self.signal(signal.SIGINT)
-                continue
+            except KeyboardInterrupt:
+                if self.signals < 3:  # of a handler that is not ours
+                    self.signal(signal.SIGINT)
+                    continue
+                raise
             for rank in [rank for rank, end in waiting.items() if end in ready]:
                 fine, value = self._answer(rank, waiting.pop(rank))
                 if fine:
                     found[rank] = value
-                elif failed is None:
+                elif failed is None or (_of_another(failed) and not _of_another(value)):
                     failed, until = value, time.monotonic() + self.grace
+        self.answered = not waiting
         if failed is not None:
             raise failed
         return [found[rank] for rank in range(self.count)]
@@ -191,7 +196,6 @@ class _Group:
         """Have a signal arrive in every process; the third one ends them at once."""
         self.signals += 1
         if self.signals > 2:
-            self.kill()
             raise KeyboardInterrupt
         for connection in self.connections.values():
             with contextlib.suppress(OSError):  # it has ended
@@ -199,8 +203,7 @@ class _Group:
 
     def kill(self) -> None:
         """End what still runs, and wait for its end."""
-        answered = self.processes and all(process.exitcode is None for process in self.processes)
-        until = time.monotonic() + (self.grace if answered and not self.signals > 2 else 0)
+        until = time.monotonic() + (_CLOSING if self.signals < 3 and self.answered else 0)
         for process in self.processes:
             process.join(max(until - time.monotonic(), 0))
             if process.exitcode is None:
@@ -227,6 +230,11 @@ def _no_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+def _of_another(error: BaseException) -> bool:
+    """Whether a rank only says that another one failed; what that one says is better."""
+    return hasattr(error, "ranks")
 
 
 def _how(code: int | None) -> str:
