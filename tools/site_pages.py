@@ -51,6 +51,7 @@ BASES = {
 TITLES = {
     "char_transformer": "Character transformer",
     "gan": "GAN",
+    "hf_transformer": "Transformer of Hugging Face",
     "lstm_tbptt": "LSTM, truncated back-propagation",
 }
 #: Files of the root that are pages here.
@@ -72,8 +73,8 @@ _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
 def examples() -> dict[str, str]:
-    """Return ``{page: text}`` of the examples."""
-    pages, rows = {}, []
+    """Return ``{page: text}`` of the examples; docs/examples.md lists them."""
+    pages = {}
     for path in sorted((ROOT / "examples").glob("*.py")):
         source = path.read_text(encoding="utf-8")
         first, _, rest = (ast.get_docstring(ast.parse(source)) or path.stem).partition("\n")
@@ -84,10 +85,6 @@ def examples() -> dict[str, str]:
         pages[f"examples/{path.stem}.md"] = (
             f"# {title}\n\n{first}\n\n{told}\n\n```python\n{code}```\n"
         )
-        rows.append(f"| [{title}]({path.stem}.md) | {first} |")
-    head = "# Examples\n\nPrograms on data that a package ships; the tests run all of them.\n\n"
-    table = "| example | what it shows |\n| --- | --- |\n"
-    pages["examples/index.md"] = head + table + "\n".join(rows) + "\n"
     return pages
 
 
@@ -172,7 +169,7 @@ def page_for(path: str) -> str | None:
         return path.removeprefix("docs/")
     if path.startswith("examples/") and path.endswith(".py"):
         return f"{path.removesuffix('.py')}.md"
-    return "examples/index.md" if path.rstrip("/") == "examples" else None
+    return "examples.md" if path == "examples" else None
 
 
 def relink(text: str, page: str) -> str:
@@ -208,14 +205,14 @@ def on_startup(command: str, dirty: bool) -> None:
 def on_config(config: Any) -> Any:
     """Complete the navigation: pages that are made, and those of docs/ that nobody put into it."""
     named = set(re.findall(r"[\w./-]+\.md", repr(config.nav)))
-    pages = {"API": api(), "Examples": examples()}
+    pages = {"API": sorted(api(), key=lambda page: page != "api/index.md")}
+    pages["Examples"] = ["examples.md", *examples()]
+    named.add("examples.md")
     for section in config.nav:
         for title, entries in section.items() if isinstance(section, dict) else ():
             for entry in entries:
                 for name in pages.keys() & (entry.keys() if isinstance(entry, dict) else set()):
-                    entry[name] = sorted(
-                        pages[name], key=lambda page: not page.endswith("index.md")
-                    )
+                    entry[name] = list(pages[name])
             if title == "Use":
                 there = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
                 entries += [name for name in there if name not in named]
