@@ -36,6 +36,7 @@ def join(run: Any) -> None:
     strategy, settings = run.strategy, run.settings
     if strategy.world_size == 1 or not isinstance(strategy, ProcessStrategy):
         return
+    strategy.sync_batchnorm = settings.sync_batchnorm
     strategy.replaces_samplers = settings.replace_sampler_ddp
     run.interruption.together = run.stopping().together = True
     _say_monitored(run)

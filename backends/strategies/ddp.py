@@ -119,6 +119,7 @@ class DDPStrategy(ProcessStrategy):
         ddp.reducer.prepare_for_backward([loss] if ddp.find_unused_parameters else [])
 
     def release(self) -> None:
+        super().release()
         self._unwatch_order()
         self.ddp = None
 

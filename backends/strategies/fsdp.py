@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from leyden.backends.environments import Environment
 from leyden.backends.precision.base import Kind
 from leyden.backends.strategies.processes import ProcessStrategy
+from leyden.backends.sync_batchnorm import synchronised
 from leyden.engine.errors import MisconfigurationException
 
 __all__ = ["FSDPStrategy"]
@@ -95,6 +96,8 @@ class FSDPStrategy(ProcessStrategy):
 
     def place(self, model: nn.Module) -> None:
         if not _is_sharded(model):
+            if self.sync_batchnorm and self.world_size > 1:
+                synchronised(model)  # for good: its modules do not become what they were either
             self._shard(model)
         self._model = model
 

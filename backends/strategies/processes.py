@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from leyden.backends.environments import Environment
 from leyden.backends.joining import join
 from leyden.backends.samplers import shared
 from leyden.backends.strategies.base import Answer, Strategy
+from leyden.backends.sync_batchnorm import synchronised
 from leyden.engine.errors import MisconfigurationException
 
 __all__ = ["OPS", "ProcessStrategy", "RankError"]
@@ -65,6 +66,10 @@ class ProcessStrategy(Strategy):
         timeout: how long the processes wait for one another before they end with an error.
         process_group_backend: "nccl", "gloo" ...; None: what suits the device.
 
+    Attributes:
+        sync_batchnorm: whether batch normalizations look at the batches of all processes while a
+            run is on.
+
     Raises:
         MisconfigurationException: for an operation that is not known.
     """
@@ -85,6 +90,8 @@ class ProcessStrategy(Strategy):
         super().__init__(device, environment)
         self.timeout = timeout
         self.process_group_backend = process_group_backend
+        self.sync_batchnorm = False
+        self._unsynchronise: Callable[[], None] | None = None
         self._joined = False
         self._runs = 0
 
@@ -110,6 +117,17 @@ class ProcessStrategy(Strategy):
             dist.destroy_process_group()
             ProcessStrategy._controls = (None, None)
         self._joined = False
+
+    def place(self, model: nn.Module) -> None:
+        super().place(model)
+        if self.sync_batchnorm and self.world_size > 1:
+            self.release()
+            self._unsynchronise = synchronised(model)
+
+    def release(self) -> None:
+        if self._unsynchronise is not None:
+            self._unsynchronise()
+            self._unsynchronise = None
 
     @property
     def control(self) -> Any:
@@ -194,7 +212,7 @@ class ProcessStrategy(Strategy):
         if connection:
             return RankError(
                 f"rank {self.global_rank} lost another process, which ended without a word "
-                "(killed, or out of memory?) or did not come within "
+                "(killed, maybe for want of memory) or did not come within "
                 f"{self.timeout.total_seconds():g} s: {error}"
             )
         self._tell(error)
