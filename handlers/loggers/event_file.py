@@ -230,7 +230,7 @@ def scalar_event(values: Iterable[tuple[str, float]], step: int, wall_time: floa
     Raises:
         ValueError: If the step is no 64-bit number.
     """
-    pieces = []
+    pieces: list[bytes] = []
     for tag, value in values:
         try:
             number = _FLOAT.pack(value)
