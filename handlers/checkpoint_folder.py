@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from leyden.backends import sharded_files
 from leyden.handlers import checkpoint_archive
 from leyden.handlers.checkpoint_archive import DamagedCheckpoint, UnsafeCheckpoint
 
-__all__ = ["PLAIN", "is_folder", "join", "load", "save", "split", "tensors_of", "verify"]
+__all__ = [
+    "PLAIN",
+    "is_folder",
+    "join",
+    "load",
+    "prepare",
+    "save",
+    "split",
+    "tensors_of",
+    "verify",
+    "write",
+]
 
 #: The file beside the tensors: everything else of the checkpoint.
 PLAIN = "leyden.ckpt"
@@ -88,25 +100,52 @@ def join(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, A
     return whole
 
 
-def save(checkpoint: Mapping[str, Any], path: str | os.PathLike[str], strategy: Any) -> None:
-    """Write a checkpoint as a directory; every process calls it.
+def prepare(
+    checkpoint: Mapping[str, Any], gather: Callable[[dict[str, Any]], Any] | None = None
+) -> dict[str, Any]:
+    """Part a checkpoint for :func:`write`.
+
+    Args:
+        checkpoint: as ``checkpoint_state.dump`` gave it, tensors spread as they are in the run.
+        gather: brings the plain parts of all processes together; gives None where this process has
+            none to write.
+    """
+    plain, tensors = split(checkpoint)
+    return {"plain": plain if gather is None else gather(plain), "tensors": tensors}
+
+
+def write(prepared: Mapping[str, Any], path: str | os.PathLike[str], group: Any = None) -> None:
+    """Write a directory of what :func:`prepare` gave; every process calls it.
 
     The directory appears under its name when all of it is on the disk, with the checksums of its
     files.
 
     Args:
-        checkpoint: as ``checkpoint_state.dump`` gave it, tensors spread as they are in the run.
+        prepared: this process's part.
         path: the directory.
-        strategy: of the run: who writes, and who waits for whom.
+        group: the processes; None: all there are, or this one alone.
     """
-    plain, tensors = split(checkpoint)
-    part = sharded_files.write(tensors, path)
-    strategy.barrier("checkpoint written")
-    if strategy.global_rank == 0:
-        plain[_FILES] = sharded_files.checksums(part)
+    part = sharded_files.write(prepared["tensors"], path, group)
+    _together(group)
+    if prepared["plain"] is not None and _is_first(group):
+        plain = {**prepared["plain"], _FILES: sharded_files.checksums(part)}
         checkpoint_archive.save(plain, os.path.join(part, PLAIN))
         sharded_files.put_in_place(part)
-    strategy.barrier("checkpoint in place")
+    _together(group)
+
+
+def save(checkpoint: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a checkpoint as a directory; every process calls it."""
+    write(prepare(checkpoint), path)
+
+
+def _together(group: Any) -> None:
+    if dist.is_initialized():
+        dist.barrier(group)
+
+
+def _is_first(group: Any) -> bool:
+    return not dist.is_initialized() or dist.get_rank(group) == 0
 
 
 def _plain(path: str | os.PathLike[str], **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -139,6 +178,7 @@ def load(
     *,
     into: Mapping[str, Tensor] | None = None,
     check: bool = True,
+    adapt: Callable[[dict[str, Any]], dict[str, Any]] = lambda plain: plain,
     **options: Any,
 ) -> dict[str, Any]:
     """Read a checkpoint, file or directory, verified, and as data only.
@@ -148,13 +188,14 @@ def load(
         into: tensors to fill from a directory, by the names of :func:`tensors_of`; the others are
             read whole.
         check: verify the tensors of a directory; a file is verified in any case.
+        adapt: makes of what is no part of a tensor what this process is to see.
         options: of ``checkpoint_archive.load``.
 
     Raises:
         DamagedCheckpoint: a file is missing, truncated or changed.
     """
     if not is_folder(path):
-        return checkpoint_archive.load(path, **options)
+        return adapt(checkpoint_archive.load(path, **options))
     plain, files = _plain(path, **options)
     why = sharded_files.verify(path, files) if check else ""
     if why:
@@ -163,7 +204,7 @@ def load(
         tensors = sharded_files.read(path, into)
     except pickle.UnpicklingError as error:
         raise UnsafeCheckpoint(f"checkpoint {str(path)!r} was not read: {error}") from error
-    return join(plain, tensors)
+    return join(adapt(plain), tensors)
 
 
 def tensors_of(

@@ -40,7 +40,10 @@ def follow(saver: Any, trainer: Any) -> bool:
         if told is None:
             break
         saver.__dict__.update(told["record"])
-        trainer.save_checkpoint(told["path"], saver.save_weights_only)
+        if saver.asynchronous:
+            saver._write_later(trainer, told["path"])
+        else:
+            trainer.save_checkpoint(told["path"], saver.save_weights_only)
         if told["last"]:
             break
     return True

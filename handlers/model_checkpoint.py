@@ -393,17 +393,12 @@ class ModelCheckpoint(CheckpointRecord):
             log.info("saved %s", path)
 
     def _write_later(self, trainer: Any, path: str) -> None:
-        from leyden.handlers.checkpoint_archive import save
         from leyden.handlers.checkpoint_async import AsyncWriter
-        from leyden.handlers.checkpoint_state import dump
+        from leyden.handlers.checkpoint_later import to_write_later
         from leyden.handlers.trace import Traced
 
-        checkpoint: dict[str, Any] | None = dump(trainer, self.save_weights_only)
-        if talks(trainer) is not None:
-            from leyden.handlers.rank_parts import collected
-
-            checkpoint = collected(trainer, checkpoint or {})
-        if checkpoint is None or not getattr(trainer, "is_global_zero", True):
+        checkpoint, save = to_write_later(trainer, self.save_weights_only)
+        if checkpoint is None:
             return
         if self._writer is None:
             self._writer = AsyncWriter(Traced(trainer, "write_checkpoint", save))

@@ -217,6 +217,10 @@ class Strategy:
 
     # ------------------------------------------------------------------ state
 
+    def writing_group(self) -> Any:
+        """The processes that write a directory beside the training; None: this one alone."""
+        return None
+
     def whole(self, value: Tensor) -> Tensor:
         """Return the whole of a tensor whose parts are on several processes."""
         return value

@@ -91,6 +91,7 @@ class FSDPStrategy(ProcessStrategy):
         self.sync_each_batch = sync_each_batch
         self.param_dtype: torch.dtype | None = None
         self._model: Any = None
+        self._writing: Any = None
 
     # ------------------------------------------------------------------ one run
 
@@ -170,6 +171,16 @@ class FSDPStrategy(ProcessStrategy):
         return sharded
 
     # ------------------------------------------------------------------ state
+
+    def writing_group(self) -> Any:
+        """The group over which checkpoints are written beside the training; all ask for it."""
+        if self._writing is None:
+            self._writing = dist.new_group(backend="gloo", timeout=self.timeout)
+        return self._writing
+
+    def disconnect(self) -> None:
+        self._writing = None
+        super().disconnect()
 
     def whole(self, value: Tensor) -> Tensor:
         found: Tensor = _whole(value)

@@ -206,13 +206,24 @@ def saver(folder: Path, **options: Any) -> Any:
     return leyden.callbacks.ModelCheckpoint(dirpath=str(folder), save_top_k=-1, **options)
 
 
-def continued(folder: Path, kind: str, epochs: int, resume: Any = None, **arguments: Any) -> Any:
+def continued(
+    folder: Path,
+    kind: str,
+    epochs: int,
+    resume: Any = None,
+    dropout: bool = False,
+    saving: dict[str, Any] | None = None,
+    **arguments: Any,
+) -> Any:
     strategy = FSDPStrategy("cpu", find_environment(), state_dict_type=kind)
     model = Net()
+    if dropout:
+        model.layers[2] = nn.Dropout(0.3)
+    torch.manual_seed(find_environment().global_rank + (1000 if resume else 0))
     fitted = trainer(
         strategy,
         max_epochs=epochs,
-        callbacks=[saver(folder)],
+        callbacks=[saver(folder, **(saving or {}))],
         checkpoint_callback=True,
         resume_from_checkpoint=resume,
         **arguments,
@@ -244,6 +255,35 @@ def test_a_run_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
 
     for expected, found in ranks(2).run(both):
         same(found, expected, exact=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sharded", "full"])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_run_killed_anywhere_goes_on_bit_for_bit(
+    kind: str, asynchronous: bool, tmp_path: Path
+) -> None:
+    """In the middle of an epoch and of an accumulation, with other random numbers on each rank."""
+    saving = {
+        "every_n_train_steps": 1,
+        "filename": "{epoch}-{step}",
+        "asynchronous": asynchronous,
+    }
+
+    def all_of_them() -> Any:
+        arguments: Any = {"dropout": True, "accumulate_grad_batches": 3, "saving": saving}
+        whole_run, _ = continued(tmp_path / "whole", kind, 3, **arguments)
+        paths = sorted(map(str, (tmp_path / "whole").glob("*.ckpt")))
+        ends = []
+        for number, path in enumerate(paths):
+            folder = tmp_path / f"again{number}"
+            ends.append(continued(folder, kind, 3, resume=path, **arguments)[0])
+        return whole_run, ends, paths
+
+    for expected, ends, paths in ranks(2).run(all_of_them, timeout=120):
+        assert len(ends) >= 4, paths
+        for found in ends:
+            same(found, expected, exact=True)
 
 
 @pytest.mark.slow
@@ -295,7 +335,7 @@ def test_an_index_that_would_run_code_is_not_read(tmp_path: Path) -> None:
     from leyden.handlers import checkpoint_folder
 
     checkpoint = {"state_dict": {"a": torch.ones(2)}, "epoch": 1}
-    checkpoint_folder.save(checkpoint, tmp_path / "c.ckpt", Strategy())
+    checkpoint_folder.save(checkpoint, tmp_path / "c.ckpt")
     assert checkpoint_folder.load(tmp_path / "c.ckpt")["epoch"] == 1
 
     class Bomb:
@@ -319,7 +359,7 @@ def test_consolidating_says_what_it_cannot(
     (tmp_path / "plain").mkdir()
     assert main(["consolidate", str(tmp_path / "plain"), str(tmp_path / "out")]) == 1
     assert "is no checkpoint in a directory" in capsys.readouterr().err
-    checkpoint_folder.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "c", Strategy())
+    checkpoint_folder.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "c")
     assert main(["consolidate", str(tmp_path / "c"), str(tmp_path / "out")]) == 0
     assert "bytes" in capsys.readouterr().out
     found = leyden.handlers.checkpoint_io.load(tmp_path / "out")
