@@ -14,7 +14,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --quiet
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kill test-loggers test-ignite lint format types bench bench-smoke bench-peers wheel docs pins \
+.PHONY: help venv demo test test-kill test-loggers test-xla test-ignite lint format types bench bench-smoke bench-peers wheel docs pins \
 	pages ci clean distclean
 
 help: ## this list
@@ -63,6 +63,9 @@ test-kill: $(VENV)/.test ## kill 60 runs at random moments, let them go on, comp
 
 test-loggers: $(VENV)/.loggers ## W&B, MLflow and ignite's loggers for real, offline
 	LEYDEN_TEST_LOGGERS=1 $(PYTEST) tests/handlers/loggers/test_extras.py $(ARGS)
+
+test-xla: ## TPUs on the real torch_xla, on its CPU devices; the core tests on torch 2.9
+	@sh tools/xla_lane.sh $(ARGS)
 
 test-ignite: $(VENV)/.test ## ignite's own tests, on its Engine and on ours
 	OMP_NUM_THREADS=1 $(PY) tools/ignite_lane.py

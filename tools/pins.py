@@ -9,6 +9,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,10 @@ LAYERS: dict[str, str | None] = {
     "wheel": "test",
     # Needs nothing of ours: the pages of the API are made from the sources.
     "docs": None,
+    "xla": None,
 }
+#: Resolved by itself: it has a torch of its own.
+APART = "xla"
 #: torch pins these itself, differently for each build (CPU, CUDA) and platform.
 FROM_TORCH = re.compile(r"^(nvidia-|cuda-|triton$)")
 
@@ -44,11 +49,11 @@ def wanted(layer: str) -> list[Requirement]:
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
-def resolve(interpreter: str) -> dict[str, Any]:
-    """Return pip's report on all layers together, for one interpreter."""
+def resolve(interpreter: str, layers: Iterable[str]) -> dict[str, Any]:
+    """Return pip's report on some layers together, for one interpreter."""
     command = [interpreter, "-m", "pip", "install", "-qq", "--dry-run", "--ignore-installed"]
     command += ["--report", "-"]
-    for layer in LAYERS:
+    for layer in layers:
         command += ["-r", str(FOLDER / f"{layer}.in")]
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     report: dict[str, Any] = json.loads(result.stdout[result.stdout.index("{") :])
@@ -101,14 +106,16 @@ def merge(versions: Versions) -> list[str]:
 def main(interpreters: list[str]) -> None:
     """Write a pin file for each layer."""
     layers: dict[str, Versions] = {layer: {} for layer in LAYERS}
-    for interpreter in interpreters:
-        report = resolve(interpreter)
+    together = [layer for layer in LAYERS if layer != APART]
+    for interpreter, group in product(interpreters, (together, [APART])):
+        report = resolve(interpreter, group)
         environment: dict[str, str] = report["environment"]
         packages = {
             str(canonicalize_name(i["metadata"]["name"])): i["metadata"] for i in report["install"]
         }
         closed: dict[str, set[str]] = {}
-        for layer, below in LAYERS.items():
+        for layer in group:
+            below = LAYERS[layer]
             lower = closed[below] if below else set()
             closed[layer] = members(wanted(layer), packages, environment) | lower
             layers[layer][environment["python_version"]] = {
