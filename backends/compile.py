@@ -49,7 +49,8 @@ def compile_options(value: Any, name: str = "compile") -> dict[str, Any] | None:
     found = dict(value)
     backend = found.get("backend", _INDUCTOR)
     if isinstance(backend, str):
-        known = torch.compiler.list_backends(None)  # type: ignore[arg-type]
+        torch_compiler: Any = torch.compiler
+        known = torch_compiler.list_backends(None)
         if backend not in known:
             near = difflib.get_close_matches(backend, known, n=3)
             raise MisconfiguredValue(

@@ -18,6 +18,7 @@ __all__ = ["GraphedStep"]
 
 #: Steps that run as usual before the capture: libraries choose and load their kernels in them.
 WARM = 3
+_cuda: Any = torch.cuda  # whose types differ from one torch to the next
 
 
 class Cuda:
@@ -25,7 +26,7 @@ class Cuda:
 
     def side(self, device: torch.device) -> Any:
         """Make a stream."""
-        return torch.cuda.Stream(device)
+        return _cuda.Stream(device)
 
     def on(self, stream: Any) -> AbstractContextManager[Any]:
         """Launch on a stream, which first waits for the current one, and the current for it."""
@@ -33,24 +34,25 @@ class Cuda:
 
     def capture(self, stream: Any, function: Callable[[], Sequence[Tensor]]) -> Callable[[], None]:
         """Capture what ``function`` launches; return what plays it back into the same tensors."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
+        graph = _cuda.CUDAGraph()
+        with _cuda.graph(graph, stream=stream):
             function()
-        return graph.replay  # type: ignore[no-any-return]
+        replay: Callable[[], None] = graph.replay
+        return replay
 
 
 class _On:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self._within = torch.cuda.stream(stream)
+        self._within = _cuda.stream(stream)
 
     def __enter__(self) -> None:
-        self._stream.wait_stream(torch.cuda.current_stream())
+        self._stream.wait_stream(_cuda.current_stream())
         self._within.__enter__()
 
     def __exit__(self, *raised: Any) -> None:
         self._within.__exit__(*raised)
-        torch.cuda.current_stream().wait_stream(self._stream)
+        _cuda.current_stream().wait_stream(self._stream)
 
 
 class GraphedStep:
@@ -132,7 +134,8 @@ class GraphedStep:
         # the stream that used it first.
         if self._stream is None:
             self._stream = self._cuda.side(self.device)
-        return self._cuda.on(self._stream)  # type: ignore[no-any-return]
+        within: AbstractContextManager[Any] = self._cuda.on(self._stream)
+        return within
 
     def _tensors(self, batch: Any) -> list[Tensor]:
         found: list[Tensor] = []

@@ -57,7 +57,8 @@ class Compiling:
         """Return a step as it is to run."""
         if self._used is None or step is None:  # a module may take a step away by None
             return step
-        if getattr(step, "__self__", None) is not model:
+        own: bool = getattr(step, "__self__", None) is model
+        if not own:
             raise NotBuilt(
                 "compile does not go with a strategy that runs the step on copies of the module: "
                 "pass accelerator='ddp', a process for each device"
