@@ -24,7 +24,12 @@ $install --no-deps --no-build-isolation --editable .  # this tree, whichever was
 core=$(mktemp)
 trap 'rm -f "$core"' EXIT
 export OMP_NUM_THREADS=1
-"$venv/bin/python" -m pytest -q -m "not slow and not xla" \
+# A shell's background jobs ignore Ctrl-C, which some of the tests are about.
+"$venv/bin/python" -c '
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, "-m", "pytest", *sys.argv[1:]])
+' -q -m "not slow and not xla" \
     tests/engine tests/backends tests/handlers tests/trainer > "$core" 2>&1 &
 pid=$!
 status=0

@@ -12,6 +12,7 @@ import numpy
 import pytest
 import torch
 
+from leyden.backends.xla import runtime
 from leyden.config import ALIASES, CHECKS, Change, TrainerConfig, defaults, signature_parameters
 from leyden.exceptions import MisconfigurationException
 from leyden.handlers.callback_base import CallbackBase
@@ -336,6 +337,12 @@ REFUSED: list[tuple[str, Any, str, type[Exception]]] = [
     ("max_time", {"days": 10**20}, "MisconfigurationException", ValueError),
     ("max_time", 30, "MisconfigurationException", TypeError),
 ]
+
+
+@pytest.fixture(autouse=True)
+def without_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TPUs are refused where torch_xla is missing; make test-xla runs these tests beside one."""
+    monkeypatch.setattr(runtime, "problem", lambda: "torch_xla is not installed")
 
 
 @pytest.mark.parametrize(("name", "value", "kind", "builtin"), REFUSED)
