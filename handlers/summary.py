@@ -77,12 +77,14 @@ class ModelSummary:
     def __init__(
         self,
         model: nn.Module,
-        mode: str | None = None,
+        mode: str | None = MODE_TOP,
         *,
         max_depth: int | None = None,
         flops: bool = False,
     ) -> None:
         self._model = model
+        if max_depth is not None and mode == self.MODE_TOP:
+            mode = None  # Only the default; any other mode beside a depth is refused.
         self.max_depth = depth_of(mode, max_depth)
         self.mode = mode
         self.total_flops: int | None = None

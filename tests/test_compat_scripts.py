@@ -1,5 +1,6 @@
 """Scripts written for Lightning 1.1, in its own documented style, run unchanged."""
 
+import os
 import re
 import subprocess
 import sys
@@ -56,3 +57,20 @@ def test_the_logs_and_checkpoints_are_where_1_1_puts_them(tmp_path: Path) -> Non
     assert list(version.glob("events.out.tfevents*"))
     (checkpoint,) = (version / "checkpoints").glob("epoch=00-val_acc=0.*.ckpt")
     assert checkpoint.stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_a_test_suite_for_lightning_1_1_passes_unchanged(tmp_path: Path) -> None:
+    for path in (FOLDER.parent / "compat_suite").glob("*.py"):
+        (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    options = ["-p", "leyden.compat", "-p", "no:cacheprovider", "-c", os.devnull]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *options, "--rootdir", ".", "suite.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert re.search(r"^2\d passed", done.stdout, re.MULTILINE), done.stdout[-500:]

@@ -164,9 +164,8 @@ class _StandIn(type):
         raise ImportError(cls._instead)
 
     def __getattr__(cls, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise ImportError(f"{cls.__name__}.{name}: {cls._instead}")
+        # Not an ImportError: who looks classes through (pytest, mock) asks for what may be there.
+        raise AttributeError(f"{cls.__name__}.{name}: {cls._instead}")
 
 
 def _stand_in(name: str, module: str, instead: str) -> Any:
@@ -182,6 +181,7 @@ def _stand_in(name: str, module: str, instead: str) -> Any:
             "__doc__": said,
             "__init_subclass__": classmethod(derived),
             "__module__": module,
+            "__test__": False,  # TestTubeLogger is no test to pytest
             "_instead": said,
         },
     )

@@ -46,7 +46,7 @@ def test_depth_instead_of_a_mode(depth: int, count: int) -> None:
         ({"mode": "half"}, "mode='half' is unknown"),
         ({"mode": 1}, "mode=1 is unknown"),
         ({"mode": ["top"]}, "is unknown"),
-        ({"mode": "top", "max_depth": 1}, "both"),
+        ({"mode": "full", "max_depth": 1}, "both"),
         ({"max_depth": -2}, "max_depth=-2"),
         ({"max_depth": True}, "max_depth=True"),
         ({"mode": "top", "flops": True}, "example_input_array"),
@@ -147,7 +147,7 @@ def test_the_text() -> None:
         "16        Total params",
         "0.000     Total estimated model size (MB)",
     ]
-    assert str(ModelSummary(Deep())).startswith("7         Trainable")
+    assert str(ModelSummary(Deep(), None)).startswith("7         Trainable")
 
 
 @pytest.mark.parametrize(
@@ -177,3 +177,10 @@ def test_a_layer_keeps_the_sizes_of_its_first_call() -> None:
     layer.see((torch.zeros(1, 2),), torch.zeros(1, 1))
     layer.see((torch.zeros(9, 2),), torch.zeros(9, 1))
     assert (layer.in_size, layer.out_size) == ([1, 2], [1, 1])
+
+
+def test_without_a_mode_it_shows_the_layers_at_the_top() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 3)), nn.ReLU())
+    assert ModelSummary(model).layer_names == ["0", "1"]
+    assert ModelSummary(model, max_depth=2).layer_names == ["0", "0.0", "1"]
+    assert ModelSummary(model, mode=None).layer_names == []
