@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 import leyden
+from leyden.engine.phases import Phase
 from tests.test_docs import tool
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,3 +107,15 @@ def test_a_page_that_fetches_is_noticed(tmp_path: Path) -> None:
     assert SITE.fetched(tmp_path) == []
     (tmp_path / "b.html").write_text('<script async src="https://a.b/c.js"></script>')
     assert SITE.fetched(tmp_path) == ['b.html: <script async src="https://a.b/c.js">']
+
+
+def test_the_states_of_a_run_are_a_picture_of_their_text() -> None:
+    states = tool("site_states")
+    assert set(states.PLACES) == {phase.name for phase in Phase}
+    page = (ROOT / "docs" / "states.md").read_text(encoding="utf-8")
+    shown = states.with_picture(page)
+    assert "mermaid" not in shown and shown.count("<svg") == 1
+    moves = re.findall(r"^    (\w+) --> \w+: (\w+)$", page, re.MULTILINE)
+    drawn = re.findall(r'class="move"[^>]*>(\w+)<', shown)
+    assert sorted(drawn) == sorted(move for source, move in moves if source != "INTERRUPTED")
+    assert len(drawn) > 10 and shown.count("<rect") == len(Phase)

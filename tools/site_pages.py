@@ -233,6 +233,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     uri = str(page.file.src_uri)
     if uri in WIDE:
         page.meta["hide"] = ["toc"]
+    if uri == "states.md":
+        markdown = runpy.run_path(str(ROOT / "tools" / "site_states.py"))["with_picture"](markdown)
     return markdown if uri.startswith(("api/", "examples/")) else relink(markdown, uri)
 
 

@@ -2,8 +2,8 @@
 
 The wheel goes into an environment of its own that borrows what is installed in this one, so that
 nothing is downloaded. The tests come from the sdist with the four source folders taken out: what
-they import can only be the wheel, and a file that the sdist or the wheel lacks shows up. twine looks
-over the metadata of both.
+they import can only be the wheel, and a file that the sdist or the wheel lacks shows up. twine
+looks over the metadata of both.
 
     python tools/wheel_check.py [pytest arguments]     (without any: -q -m "not slow")
 """
