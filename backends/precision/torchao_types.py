@@ -83,6 +83,6 @@ def _maker() -> Any:
         return import_module("torchao.quantization").IntxUnpackedToInt8Tensor
     except (ImportError, AttributeError) as error:
         raise NotBuilt(
-            "format='torchao' needs a torchao that has IntxUnpackedToInt8Tensor (0.14 or newer): "
+            "format='torchao' needs a torchao that has IntxUnpackedToInt8Tensor (0.18 or newer): "
             "pip install -U torchao, or use format='packed'"
         ) from error
