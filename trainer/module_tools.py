@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leyden.backends.gathering import gathered
 from leyden.exceptions import MisconfiguredValue
 from leyden.handlers.gradient_clipping import clip_gradients as clip
 from leyden.handlers.gradient_norm import gradient_norms
@@ -127,14 +128,7 @@ def all_gather(data: Any, group: Any, sync_grads: bool) -> Any:
         return data
 
     def gather(tensor: Tensor) -> Tensor:
-        if sync_grads:
-            from torch.distributed.nn.functional import all_gather as gather_with_gradients
-
-            gathered = gather_with_gradients(tensor, group)  # type: ignore[no-untyped-call]
-            return torch.stack(list(gathered))
-        parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size(group))]
-        distributed.all_gather(parts, tensor.contiguous(), group=group)
-        return torch.stack(parts)
+        return gathered(tensor, group, gradients=sync_grads)
 
     return apply_to_tensors(data, gather)
 
