@@ -29,6 +29,7 @@ from leyden.handlers.torch_flags import TorchFlags
 from leyden.handlers.validation import Validation
 from leyden.module import LightningModule
 from leyden.overrides import overrides
+from leyden.requeueing import slurm_requeue
 from leyden.run import Run
 
 __all__ = ["ASSEMBLY", "Feature", "assemble", "origin_of"]
@@ -186,6 +187,7 @@ ASSEMBLY: tuple[Feature, ...] = (
     Feature((), lambda settings, run: Position()),
     Feature(("tpu_cores", "plugins"), _marks),
     Feature(("deterministic", "benchmark"), _flags),
+    Feature((), slurm_requeue),
     Feature(("profiler",), _profiling),
     Feature(("precision", "amp_level", "amp_backend", "plugins"), _precision),
     Feature(("weights_summary",), _summary),

@@ -33,9 +33,9 @@ from leyden.engine.errors import MisconfigurationException
 from leyden.handing_back import Handed, found_attributes, module_state, take_module, take_over
 from leyden.handlers import checkpoint_io
 from leyden.handlers.base import Handler
-from leyden.handlers.checkpoint_state import dump
 from leyden.handlers.model_checkpoint import ModelCheckpoint
 from leyden.handlers.timer import Timer
+from leyden.saving import whole_state
 
 __all__ = ["launch", "save_handed"]
 
@@ -292,7 +292,7 @@ def _packed_back(trainer: Any, objects: _Objects, before: Handed, name: str, val
     # Collective where weights or states are spread over processes: all of them come here.
     weights = run.strategy.model_state_dict(objects.model)
     # What the next fit goes on with; a checkpoint in memory.
-    handed = dump(trainer) if name == "fit" and run.status != "INITIALIZING" else run.handed
+    handed = whole_state(run) if name == "fit" else run.handed
     if not trainer.is_global_zero:
         return b""
     named = objects.named(run)

@@ -1,5 +1,6 @@
 """Put a run back where a checkpoint was saved, each piece at the right moment."""
 
+import logging
 import os
 import warnings
 from typing import Any
@@ -10,11 +11,14 @@ from leyden.engine.errors import MisconfigurationException
 from leyden.handlers import checkpoint_state
 from leyden.handlers.base import Handler
 from leyden.moments import event_named, finish, remaining
+from leyden.requeueing import is_requeued, left_by_job
 from leyden.resuming import stateful
-from leyden.saving import read_checkpoint
+from leyden.saving import own_part, read_checkpoint
 from leyden.transfer import move_to_device
 
 __all__ = ["Resume", "load_resume_state", "restore"]
+
+log = logging.getLogger(__name__)
 
 _ITERATION, _EPOCH = Events.ITERATION_COMPLETED.name, Events.EPOCH_COMPLETED.name
 _EPOCH_BEGINS = Events.EPOCH_STARTED.name
@@ -25,9 +29,14 @@ def restore(run: Any) -> None:
     path, run.checkpoint_to_restore = run.checkpoint_to_restore, None
     run.resumed_path = None
     handed, run.handed = run.handed, None
+    if not run.state.iteration and handed is None:
+        left = left_by_job(run.trainer.weights_save_path)
+        if left is not None:
+            log.warning("going on from %s, which this job left when its time was up", left)
+            path = left
     if path is None:
         if handed is not None:
-            checkpoint_state.restore(run.trainer, handed)
+            checkpoint_state.restore(run.trainer, own_part(run, handed))
         return
     if path in WORDS:
         found = choose(run.trainer, path, trust=run.trust_checkpoint)
@@ -43,6 +52,8 @@ def restore(run: Any) -> None:
         return
     run.resumed_path = found
     checkpoint = read_checkpoint(run, found, trust=run.trust_checkpoint)
+    if is_requeued(found):
+        run.model.on_hpc_load(checkpoint)
     checkpoint_state.restore(run.trainer, checkpoint)
     run.engine.fire_event(TrainerEvents.CHECKPOINT_LOADED)
 
@@ -100,6 +111,7 @@ class Resume(Handler):
         self.kept = kept
         self.moment: list[Any] = kept.get("moment") or []
         self._positioned: Any = None  # the feed that was told where to go on
+        self._heard: Any = None  # the logger, while nothing is written
         self._finished = False
 
     def attach(self, engine: Engine) -> None:
@@ -147,6 +159,8 @@ class Resume(Handler):
 
     def restore_streams(self, engine: Engine) -> None:
         """At the beginning of an epoch the hooks draw from the streams as they were saved."""
+        if self.kept["position"]["inside"] or self._inside_of(_EPOCH_BEGINS):
+            self._mute()
         self._position_feed()
         if self.kept["position"]["epoch_done"] and not self._inside_of(_EPOCH_BEGINS):
             self.run.feed.restore_streams()
@@ -155,6 +169,7 @@ class Resume(Handler):
         """Inside an epoch: accumulators, outputs and gradients of its first part."""
         run = self.run
         run.resumed = run.kept = None
+        self._unmute()
         self._position_feed()
         if not self._finished:
             self._restore_gradients()
@@ -189,6 +204,7 @@ class Resume(Handler):
     def leave(self, engine: Engine) -> None:
         """All is in place, or the run ended before."""
         self.run.resumed = self.run.kept = None
+        self._unmute()
         if self in self.run.handlers:
             self.run.handlers.remove(self)
 
@@ -200,8 +216,9 @@ class Resume(Handler):
     def _position_feed(self) -> None:
         feed, loader = self.run.feed, self.kept.get("loader")
         if loader is not None and feed is not None and feed is not self._positioned:
-            # A loader that is made anew each epoch has a new feed.
-            feed.load_state_dict(loader)
+            # A loader that is made anew each epoch has a new feed, which knows of no epoch before.
+            anew = self._positioned is not None and self.kept["position"]["epoch_done"]
+            feed.load_state_dict({**loader, "loader": None} if anew else loader)
             self._positioned = feed
 
     def _place_streams(self, engine: Engine) -> None:
@@ -212,9 +229,25 @@ class Resume(Handler):
         self.listen(
             engine,
             Events.EPOCH_STARTED,
-            lambda engine: self.run.feed.restore_streams(),
+            self._go_on,
             order=order,
         )
+
+    def _go_on(self, engine: Engine) -> None:
+        self._unmute()
+        self.run.feed.restore_streams()
+
+    def _mute(self) -> None:
+        """The epoch began in another process, and its first rows are written."""
+        run = self.run
+        if run.guard is not None and self._heard is None:
+            self._heard = run.guard
+            run.guard = run.recorder.logger = _Silent(run.guard)
+
+    def _unmute(self) -> None:
+        if self._heard is not None:
+            self.run.guard = self.run.recorder.logger = self._heard
+            self._heard = None
 
     def _restore_states(self) -> None:
         metrics, device = self.kept["metrics"], self.run.strategy.root_device
@@ -255,3 +288,15 @@ class Resume(Handler):
         if not validated and any(stage == "validate" or "VALIDATION" in e for stage, e, _ in inner):
             done = done[:-1]  # it was in the middle of a validation: that is done again
         finish(engine, event_named(engine, name), done)
+
+
+class _Silent:
+    """A logger that writes nothing."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def __getattr__(self, name: str) -> Any:
+        if "log_" in name:
+            return lambda *args, **named: None
+        return getattr(self._logger, name)

@@ -114,6 +114,7 @@ class Run:
         self.resumed: dict[str, Any] | None = None
         self.kept: dict[str, Any] | None = None  # restored, until the first epoch goes on
         self.handed: Any = None  # by the processes of the last fit, for the next one
+        self.requeueing = False  # whether what is saved is for the job's next turn
         self.error: BaseException | None = None  # what ended the training, while it ends
         self.nothing_left = False
         self.interrupted_path = ""
@@ -181,7 +182,7 @@ class Run:
         self.recorder.logger = self.guard
 
     def _on_gpu(self) -> bool:
-        return self.model is not None and self.model.device.type == "cuda"
+        return self.strategy.root_device.type == "cuda"
 
     @property
     def in_batch(self) -> bool:

@@ -5,8 +5,9 @@ from functools import partial
 from typing import Any
 
 from leyden.handlers import checkpoint_folder, checkpoint_io, checkpoint_state
+from leyden.requeueing import add_hpc
 
-__all__ = ["read_checkpoint", "write_checkpoint"]
+__all__ = ["own_part", "read_checkpoint", "whole_state", "write_checkpoint"]
 
 
 def write_checkpoint(run: Any, path: str | os.PathLike[str], weights_only: bool) -> None:
@@ -14,11 +15,24 @@ def write_checkpoint(run: Any, path: str | os.PathLike[str], weights_only: bool)
     strategy, trainer = run.strategy, run.trainer
     with run.precision.whole():
         checkpoint = checkpoint_state.dump(trainer, weights_only, whole=not strategy.writes_folders)
+        if run.requeueing:
+            add_hpc(run.model, checkpoint)
         if strategy.writes_folders:
             folder = checkpoint_folder.prepare(checkpoint, partial(_collected, trainer))
             checkpoint_folder.write(folder, path)
         elif (together := _collected(trainer, checkpoint)) is not None:
             checkpoint_io.save(together, path)  # the first process writes, the others go on
+
+
+def whole_state(run: Any) -> dict[str, Any] | None:
+    """What a checkpoint of now would hold, of all processes, on the first one; None on others."""
+    with run.precision.whole():
+        return _collected(run.trainer, checkpoint_state.dump(run.trainer))
+
+
+def own_part(run: Any, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """This process's part of what :func:`whole_state` gave."""
+    return _own_part(run.strategy, checkpoint)
 
 
 def read_checkpoint(run: Any, path: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
