@@ -21,6 +21,9 @@ class GPUMemoryRows:
         mode: "all" for one value a GPU, "min_max" for the least and the most of them.
         wanted: whether this run is on a GPU, asked at each row.
 
+    Raises:
+        MisconfigurationException: if this run is on a GPU and the driver cannot be asked.
+
     Source: ``log_gpu_memory`` of PyTorch Lightning 1.1, which started a program for each row.
     """
 
@@ -28,6 +31,8 @@ class GPUMemoryRows:
         self._logger = logger
         self._mode = mode
         self._wanted = wanted
+        if wanted():
+            gpu_memory(mode)  # what is missing is told now, not at the first row
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Write a row with the memory in it."""

@@ -263,7 +263,7 @@ def _names(argument: str) -> list[str]:
         direct.append("strategy")
     if argument == "resume_from_checkpoint":
         direct.append("fit(ckpt_path=)")
-    return direct
+    return list(dict.fromkeys(direct))
 
 
 def _changes(argument: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import torch
 from torch import nn
 
 from leyden.backends.precision import QuantizedTraining, torchao_state_dict
-from leyden.backends.precision.float8 import _torchao
 from leyden.exceptions import MisconfigurationException
 from tests.backends.test_quantized import Mixed
 from tests.trainer.tiny import Bare, data, trainer
 
 needs_torchao = [
-    pytest.mark.skipif(_torchao() is None, reason="needs torchao: pip install leyden[quant]"),
+    pytest.mark.skipif(
+        find_spec("torchao") is None, reason="needs torchao: pip install leyden[quant]"
+    ),
     pytest.mark.filterwarnings("ignore::UserWarning:torchao", "ignore::DeprecationWarning"),
 ]
 

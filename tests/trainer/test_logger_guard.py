@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from leyden.backends.devices import Devices
 from leyden.callbacks import DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor
+from leyden.exceptions import MisconfigurationException
 from leyden.handlers.gpu_memory import GPUMemoryRows, gpu_memory
 from leyden.handlers.loggers import CSVLogger, LightningLoggerBase
 from tests.trainer.tiny import BATCHES, Tiny, data, trainer
@@ -187,3 +190,11 @@ def test_gpu_memory_of_a_real_driver() -> None:
     assert max(values.values()) > 256
     assert gpu_memory("min_max")["max_gpu_mem"] > 256
     del held
+
+
+def test_gpu_memory_that_cannot_be_read_is_told_when_the_trainer_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with pytest.raises(MisconfigurationException, match="pip install nvidia-ml-py"):
+        trainer(tmp_path, logger=Full(), plugins=Devices("cuda", (0,)), log_gpu_memory="all")
