@@ -262,8 +262,9 @@ class TrainingStep:
             output = self._call(part, state, 0)
             if isinstance(output, Tensor) and output.grad_fn is None:
                 raise MisconfigurationException(
-                    "In manual optimization, `training_step` should not return a Tensor that has "
-                    "no graph: return None, a dict, or the loss as it was differentiated"
+                    "training_step optimizes by hand (automatic_optimization=False) and returned a "
+                    "tensor without a graph: return None, a dict, or the loss as it was "
+                    "differentiated"
                 )
             if self.keep_outputs and output is not None:
                 state.outputs[0].append(self._kept(output))

@@ -277,7 +277,7 @@ class LRFinder(Handler):
             if any("lr" not in group for group in found[index].param_groups):
                 raise MisconfigurationException(
                     f"{type(found[index]).__name__} has no 'lr' in its parameter groups, so there "
-                    "is no rate to search"
+                    "is no rate to search: pass optimizer_idx of one that has"
                 )
         return [found[index] for index in indices], indices
 

@@ -77,7 +77,7 @@ class LearningRateMonitor(CallbackBase):
         if self.log_momentum and not all("momentum" in d or "betas" in d for d in defaults):
             warnings.warn(
                 "LearningRateMonitor(log_momentum=True): some optimizers have no momentum, 0 is "
-                "logged",
+                "logged for them: leave log_momentum out to log rates alone",
                 RuntimeWarning,
                 stacklevel=2,
             )

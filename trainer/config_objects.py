@@ -116,7 +116,8 @@ def devices(name: str, value: Any) -> int | list[int] | None:
     if not all(is_integer(part) for part in found):
         refuse(MisconfiguredType, name, value, f"must hold whole numbers: pass {allowed}")
     if any(part < 0 for part in found) or len(set(found)) < len(found):
-        refuse(MisconfiguredValue, name, value, "must hold different ids, none of them negative")
+        why = "names a device twice, or by a negative number"
+        refuse(MisconfiguredValue, name, value, f"{why}: pass {allowed}")
     return [int(part) for part in found]
 
 

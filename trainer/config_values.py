@@ -273,11 +273,12 @@ def accumulation(name: str, value: Any) -> int | dict[int, int]:
     for raw_epoch, raw_factor in value.items():
         epoch, factor = plain(raw_epoch), plain(raw_factor)
         if not (is_integer(epoch) and is_integer(factor)):
-            refuse(ReportedType, name, value, "must map whole numbers to whole numbers")
+            refuse(ReportedType, name, value, f"maps not only whole numbers: pass {allowed}")
         if epoch < 0:
-            refuse(ReportedIndex, name, value, "has a negative epoch: epochs count from 0")
+            refuse(ReportedIndex, name, value, f"has the epoch {epoch}: epochs count from 0")
         if not 1 <= factor <= LARGEST or epoch > LARGEST:
-            refuse(MisconfiguredValue, name, value, "has a factor below 1: 1 means every batch")
+            why = f"has the factor {shown(factor)}: 1 steps on every batch, more on every so many"
+            refuse(MisconfiguredValue, name, value, why)
         schedule[int(epoch)] = int(factor)
     return dict(sorted({0: 1, **schedule}.items()))
 

@@ -54,7 +54,7 @@ class HandlerSet:
         """Detach a handler, given itself, its class or its class's name."""
         found = self[handler] if isinstance(handler, (str, type)) else handler
         if not any(known is found for known in self._handlers):
-            raise ValueError(f"{handler!r} is not attached; there are {self.names()}")
+            raise ValueError(f"{handler!r} is not attached: give one of {self.names()}")
         self._handlers = [known for known in self._handlers if known is not found]
         self._found = {}
         self._detach(found)
@@ -64,7 +64,7 @@ class HandlerSet:
         found = self[old] if isinstance(old, (str, type)) else old
         place = next((i for i, known in enumerate(self._handlers) if known is found), None)
         if place is None:
-            raise ValueError(f"{old!r} is not attached; there are {self.names()}")
+            raise ValueError(f"{old!r} is not attached: give one of {self.names()}")
         self.add(new, origin=f"replaces {type(found).__name__}")
         self._handlers.remove(new)
         self._handlers[place] = new

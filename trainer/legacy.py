@@ -202,7 +202,8 @@ def has_len(dataloader: Any) -> bool:
         return False
     if length == 0:
         raise ValueError(
-            "`Dataloader` returned 0 length. Please make sure that it has at least 1 batch"
+            f"the {type(dataloader).__name__} has a length of 0 batches: look at the length of its "
+            "dataset, batch_size and drop_last"
         )
     return not (has_iterable_dataset(dataloader) and isinstance(dataloader, DataLoader))
 
@@ -278,6 +279,13 @@ def _holder(model: Any, attribute: str) -> Any:
     return None
 
 
+def _nowhere(model: Any, attribute: str) -> AttributeError:
+    return AttributeError(
+        f"{type(model).__name__} has no {attribute!r}, neither by itself nor in its hparams nor on "
+        f"its data module: set self.{attribute} in __init__, or save_hyperparameters()"
+    )
+
+
 def lightning_hasattr(model: Any, attribute: str) -> bool:
     """Whether a model, its hyper-parameters or its data module have an attribute."""
     return _holder(model, attribute) is not None
@@ -287,18 +295,14 @@ def lightning_getattr(model: Any, attribute: str) -> Any:
     """The attribute of a model, its hyper-parameters or its data module."""
     holder = _holder(model, attribute)
     if holder is None:
-        raise AttributeError(
-            f"{attribute} is neither stored in the model namespace nor the `hparams` namespace/dict"
-        )
+        raise _nowhere(model, attribute)
     return holder[attribute] if isinstance(holder, Mapping) else getattr(holder, attribute)
 
 
 def lightning_setattr(model: Any, attribute: str, value: Any) -> None:
     """Set the attribute wherever it is: on the model, its hyper-parameters and its data module."""
     if _holder(model, attribute) is None:
-        raise AttributeError(
-            f"{attribute} is neither stored in the model namespace nor the `hparams` namespace/dict"
-        )
+        raise _nowhere(model, attribute)
     hparams = getattr(model, "hparams", None)
     if isinstance(hparams, dict) and attribute in hparams:
         hparams[attribute] = value
@@ -319,7 +323,7 @@ def str_to_bool(text: str) -> bool:
         return True
     if text.lower() in ("n", "no", "f", "false", "off", "0"):
         return False
-    raise ValueError(f"invalid truth value {text!r}")
+    raise ValueError(f"{text!r} is neither true nor false: write one of yes, true, on, 1, no, ...")
 
 
 def str_to_bool_or_str(text: str) -> bool | str:

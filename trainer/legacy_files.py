@@ -79,7 +79,11 @@ def load_hparams_from_yaml(
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not os.path.isfile(path):
-        warnings.warn(f"Missing Tags: {os.fspath(path)}.", RuntimeWarning, stacklevel=3)
+        warnings.warn(
+            f"there is no file {os.fspath(path)!r}: no hyper-parameters are read",
+            RuntimeWarning,
+            stacklevel=3,
+        )
         return {}
     return dict(read_hparams(os.fspath(path)))
 
@@ -94,7 +98,9 @@ def save_hparams_to_tags_csv(
     """
     folder = os.path.dirname(os.fspath(tags_csv))
     if folder and not os.path.isdir(folder):
-        raise RuntimeError(f"Missing folder: {folder}.")
+        raise RuntimeError(
+            f"cannot write {os.fspath(tags_csv)!r}: make the folder {folder!r} first"
+        )
     values = vars(hparams) if isinstance(hparams, Namespace) else hparams
     with open(tags_csv, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -119,7 +119,7 @@ def _from_dicts(entries: Sequence[dict[str, Any]]) -> OptimizerSet:
     for value in given:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise MisconfigurationException(
-                f"the optimizer frequency {value!r} is not an int of at least 1"
+                f"the optimizer frequency {value!r} is no number of batches: pass an int, 1 or more"
             )
     found.frequencies = given if len(given) > 1 else []
     return found
@@ -159,8 +159,8 @@ def scheduler_entry(scheduler: Any, monitor: str | None = None) -> dict[str, Any
     inner = entry["scheduler"]
     if not callable(getattr(inner, "step", None)):
         raise MisconfigurationException(
-            f"configure_optimizers gave {inner!r} ({type(inner).__name__}) as a scheduler: it has "
-            "no step()"
+            f"configure_optimizers gave {inner!r} ({type(inner).__name__}) as a scheduler, "
+            "which has no step(): return one of torch.optim.lr_scheduler, or an object with step()"
         )
     if entry["interval"] not in ("epoch", "step"):
         raise MisconfigurationException(
@@ -169,7 +169,7 @@ def scheduler_entry(scheduler: Any, monitor: str | None = None) -> dict[str, Any
     frequency = entry["frequency"]
     if isinstance(frequency, bool) or not isinstance(frequency, int) or frequency < 1:
         raise MisconfigurationException(
-            f"frequency={frequency!r} of a scheduler is not an int of at least 1"
+            f"frequency={frequency!r} of a scheduler: pass an int, 1 or more"
         )
     if isinstance(inner, ReduceLROnPlateau):
         entry["reduce_on_plateau"] = True

@@ -96,7 +96,9 @@ def test_manual_optimization_steps_where_the_user_does() -> None:
 
 def test_a_manual_step_that_returns_a_loss_without_a_graph_is_told() -> None:
     run = Run(manual=True, forward=lambda batch, batch_idx: torch.zeros(()))
-    with pytest.raises(MisconfigurationException, match="should not return a Tensor"):
+    with pytest.raises(
+        MisconfigurationException, match="by hand .* returned a tensor without a graph"
+    ):
         run.run()
 
 

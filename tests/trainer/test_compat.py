@@ -171,5 +171,5 @@ def test_helpers_do_what_their_names_say() -> None:
     )
     assert not legacy.is_picklable(lambda: None)
     assert legacy.is_oom_error(RuntimeError("CUDA out of memory"))
-    with pytest.raises(ValueError, match="0 length"):
+    with pytest.raises(ValueError, match="the list has a length of 0 batches: look at"):
         legacy.has_len([])
