@@ -67,7 +67,7 @@ class Trace(BaseProfiler):
         self._tracks: list[threading.Thread] = []  # the thread that writes to each track now
         self._named = 0
         self._lock = threading.Lock()
-        self._names: dict[str, str] = {}
+        self._heads: dict[tuple[str, int, int], str] = {}  # what the spans of a name begin with
         self._path: str | None = None
         self._end = 0  # bytes of the file that hold spans
         self._warned = False
@@ -188,15 +188,14 @@ class Trace(BaseProfiler):
                     )
             self.count += len(spans)
             lines = self._metadata()
-            rank, names = _rank(), self._names
+            heads, rank = self._heads, _rank()
             for name, track, since, until in spans:
-                text = names.get(name)
-                if text is None:
-                    text = names[name] = json.dumps(name)
-                lines.append(
-                    f'{{"name":{text},"ph":"X","pid":{rank},"tid":{track},'
-                    f'"ts":{since / 1000:.3f},"dur":{(until - since) / 1000:.3f}}}'
-                )
+                head = heads.get((name, track, rank))
+                if head is None:
+                    head = f'{{"name":{json.dumps(name)},"ph":"X","pid":{rank},"tid":{track},"ts":'
+                    heads[name, track, rank] = head
+                # Microseconds, out of nanoseconds: the point is put in by whoever reads them.
+                lines.append(f'{head}{since}e-3,"dur":{until - since}e-3}}')
             if lines:
                 self._write(",\n".join(lines).encode())
 
