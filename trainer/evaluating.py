@@ -61,7 +61,8 @@ def evaluate_alone(
             run.datamodule.teardown(stage)
         if run.status == TrainerState.RUNNING:
             run.status = TrainerState.FINISHED
-    if verbose and stage != "predict" and isinstance(results, list):
+    shows = verbose and stage != "predict" and run.trainer.is_global_zero
+    if shows and isinstance(results, list):
         _show(stage, results)
     return results
 

@@ -272,8 +272,11 @@ class Run:
 
     def prepare_data(self) -> None:
         """``prepare_data`` of the data module and of the module, each if it was not done before."""
-        if not self._prepares_here():
-            return
+        if self._prepares_here():
+            self._prepare_data()
+        self.strategy.barrier("prepare_data")
+
+    def _prepare_data(self) -> None:
         data = self.datamodule
         if data is not None and not data.has_prepared_data:
             data.prepare_data()

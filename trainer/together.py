@@ -8,6 +8,8 @@ from typing import Any
 from leyden.backends.strategies.processes import ProcessStrategy
 from leyden.handlers.agreement import Agreement
 from leyden.handlers.filler_batches import FillerBatches
+from leyden.handlers.loggers import LoggerCollection
+from leyden.handlers.loggers.folder import FolderLogger
 from leyden.loaders import INFINITE, batches_of
 
 __all__ = ["join", "monitored"]
@@ -40,6 +42,8 @@ def join(run: Any) -> None:
     strategy.replaces_samplers = settings.replace_sampler_ddp
     run.interruption.together = run.stopping().together = True
     _say_monitored(run)
+    if strategy.connected:
+        _share_versions(run)
     if "Agreement" in run.handlers:
         return
     origin = f"{strategy.name}, {strategy.world_size} processes"
@@ -62,6 +66,22 @@ def join(run: Any) -> None:
         FillerBatches(run.evaluators.values(), lambda: run.recorder._stage, lambda: run.model),
         origin=origin,
     )
+
+
+def _share_versions(run: Any) -> None:
+    """Have all processes name the same folder: the next free number is another for a late one."""
+    loggers = [one for one in _loggers(run.logger) if isinstance(one, FolderLogger)]
+    if loggers:
+        first = run.strategy.global_rank == 0
+        versions = [one.version for one in loggers] if first else None
+        for one, version in zip(loggers, run.strategy.broadcast(versions), strict=True):
+            one._version = version
+
+
+def _loggers(logger: Any) -> list[Any]:
+    if isinstance(logger, LoggerCollection):
+        return list(logger)
+    return [] if logger is None else [logger]
 
 
 def _say_monitored(run: Any) -> None:

@@ -38,7 +38,8 @@ class DDPStrategy(ProcessStrategy):
     Args:
         device: of this process.
         environment: which process this is.
-        timeout: how long the processes wait for one another.
+        timeout: how long the processes look for one another.
+        patience: how long one waits in a run for another that is late.
         process_group_backend: "nccl", "gloo" ...; None: what suits the device.
         ddp_options: arguments of DistributedDataParallel, such as ``find_unused_parameters``
             (default True, as in Lightning 1.1), ``static_graph``, ``gradient_as_bucket_view``,
@@ -53,11 +54,16 @@ class DDPStrategy(ProcessStrategy):
         environment: Environment | None = None,
         *,
         timeout: timedelta = timedelta(seconds=60),
+        patience: timedelta = timedelta(minutes=30),
         process_group_backend: str | None = None,
         **ddp_options: Any,
     ) -> None:
         super().__init__(
-            device, environment, timeout=timeout, process_group_backend=process_group_backend
+            device,
+            environment,
+            timeout=timeout,
+            patience=patience,
+            process_group_backend=process_group_backend,
         )
         self.ddp_options = ddp_options
         self.ddp: DistributedDataParallel | None = None

@@ -36,7 +36,8 @@ class FSDPStrategy(ProcessStrategy):
     Args:
         device: of this process.
         environment: which process this is.
-        timeout: how long the processes wait for one another.
+        timeout: how long the processes look for one another.
+        patience: how long one waits in a run for another that is late.
         process_group_backend: "nccl", "gloo" ...; None: what suits the device.
         auto_wrap_policy: which submodules are gathered one at a time: classes of modules, or a
             function of a module. None: the model as a whole, which is right for every model and
@@ -67,6 +68,7 @@ class FSDPStrategy(ProcessStrategy):
         environment: Environment | None = None,
         *,
         timeout: timedelta = timedelta(seconds=60),
+        patience: timedelta = timedelta(minutes=30),
         process_group_backend: str | None = None,
         auto_wrap_policy: Wrapping = None,
         reshard_after_forward: bool = True,
@@ -75,7 +77,11 @@ class FSDPStrategy(ProcessStrategy):
         sync_each_batch: bool = True,
     ) -> None:
         super().__init__(
-            device, environment, timeout=timeout, process_group_backend=process_group_backend
+            device,
+            environment,
+            timeout=timeout,
+            patience=patience,
+            process_group_backend=process_group_backend,
         )
         if state_dict_type not in ("sharded", "full"):
             raise MisconfigurationException(
@@ -175,7 +181,7 @@ class FSDPStrategy(ProcessStrategy):
     def writing_group(self) -> Any:
         """The group over which checkpoints are written beside the training; all ask for it."""
         if self._writing is None:
-            self._writing = dist.new_group(backend="gloo", timeout=self.timeout)
+            self._writing = dist.new_group(backend="gloo", timeout=self.patience)
         return self._writing
 
     def disconnect(self) -> None:

@@ -63,7 +63,9 @@ class ProcessStrategy(Strategy):
     Args:
         device: of this process.
         environment: which process this is.
-        timeout: how long the processes wait for one another before they end with an error.
+        timeout: how long the processes look for one another before they end with an error.
+        patience: how long one waits in a run for another that is late (it downloads data, or writes
+            a large file) before it ends with an error. One that died is noticed at once.
         process_group_backend: "nccl", "gloo" ...; None: what suits the device.
 
     Attributes:
@@ -85,10 +87,12 @@ class ProcessStrategy(Strategy):
         environment: Environment | None = None,
         *,
         timeout: timedelta = timedelta(seconds=60),
+        patience: timedelta = timedelta(minutes=30),
         process_group_backend: str | None = None,
     ) -> None:
         super().__init__(device, environment)
         self.timeout = timeout
+        self.patience = patience
         self.process_group_backend = process_group_backend
         self.sync_batchnorm = False
         self._unsynchronise: Callable[[], None] | None = None
@@ -108,8 +112,10 @@ class ProcessStrategy(Strategy):
                 backend = "nccl" if self.root_device.type == "cuda" else "gloo"
             join(self.environment, backend, self.timeout)
             self._joined = True
+            # torch has no public way to another limit for the calls than for the beginning.
+            dist.distributed_c10d._set_pg_timeout(self.patience, dist.group.WORLD)
         if ProcessStrategy._controls[0] is not dist.group.WORLD:
-            control = dist.new_group(backend="gloo", timeout=self.timeout)
+            control = dist.new_group(backend="gloo", timeout=self.patience)
             ProcessStrategy._controls = (dist.group.WORLD, control)
 
     def disconnect(self) -> None:
@@ -128,6 +134,11 @@ class ProcessStrategy(Strategy):
         if self._unsynchronise is not None:
             self._unsynchronise()
             self._unsynchronise = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the processes can talk."""
+        return dist.is_initialized() and ProcessStrategy._controls[0] is dist.group.WORLD
 
     @property
     def control(self) -> Any:
@@ -213,7 +224,7 @@ class ProcessStrategy(Strategy):
             return RankError(
                 f"rank {self.global_rank} lost another process, which ended without a word "
                 "(killed, maybe for want of memory) or did not come within "
-                f"{self.timeout.total_seconds():g} s: {error}"
+                f"{self.patience.total_seconds():g} s: {error}"
             )
         self._tell(error)
         # Whoever waits for this process now hears at once that it does not come.
