@@ -1,6 +1,5 @@
 """Hyper-parameter files, memory and devices, as ``pytorch_lightning`` 1.1 offered them to users."""
 
-import ast
 import csv
 import os
 import warnings
@@ -15,7 +14,7 @@ from leyden import config_objects
 from leyden.engine.errors import MisconfiguredValue
 from leyden.handlers.gpu_memory import gpu_memory
 from leyden.handlers.summary import UNKNOWN_SIZE
-from leyden.hparams_files import read_hparams
+from leyden.hparams_files import convert, read_hparams
 
 __all__ = [
     "ALLOWED_CONFIG_TYPES",
@@ -106,14 +105,6 @@ def save_hparams_to_tags_csv(
         writer = csv.writer(file)
         writer.writerow(["key", "value"])
         writer.writerows(values.items())
-
-
-def convert(val: str) -> Any:
-    """Read text as a Python literal; text that is none stays text."""
-    try:
-        return ast.literal_eval(val)
-    except (ValueError, SyntaxError):
-        return val
 
 
 # ---------------------------------------------------------------- memory

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leyden.hparams_files import read_hparams, read_yaml
+from leyden.handlers.loggers.hparams import to_yaml
+from leyden.hparams_files import convert, read_hparams, read_yaml
+
+pytest.importorskip("yaml", reason="PyYAML, the extra 'yaml', is not installed")
 
 
 @pytest.mark.parametrize(
@@ -28,7 +31,7 @@ from leyden.hparams_files import read_hparams, read_yaml
             "a: true\nb: False\nc: null\nd: ~\ne:\n",
             {"a": True, "b": False, "c": None, "d": None, "e": None},
         ),
-        ("a: yes\nb: 1.2.3\nc: 12:30:00\n", {"a": "yes", "b": "1.2.3", "c": "12:30:00"}),
+        ("a: yes\nb: 1.2.3\nc: '12:30'\n", {"a": True, "b": "1.2.3", "c": "12:30"}),
         ("a: .inf\nb: -.inf\n", {"a": math.inf, "b": -math.inf}),
         ("a: 'it''s'\nb: \"a\\n\\\"b\\\"\"\n", {"a": "it's", "b": 'a\n"b"'}),
         ("a: s3://bucket/x:y\nb: C:\\dir\n", {"a": "s3://bucket/x:y", "b": "C:\\dir"}),
@@ -79,13 +82,39 @@ def test_what_pyyaml_writes_comes_back(data: dict[str, Any]) -> None:
     assert read_yaml(yaml.safe_dump(data)) == data
 
 
-@pytest.mark.parametrize("text", ["a: |\n  one\n  two\n", "a: &x 1\nb: *x\n", "a: one\n  two\n"])
-def test_more_of_yaml_is_left_to_pyyaml(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    yaml = pytest.importorskip("yaml")
-    assert read_yaml(text) == yaml.safe_load(text)
+@pytest.mark.parametrize(
+    "value", [1e-5, 1e20, 0.1, -3, True, None, "1e-5", "yes", "a: b", [1.5, {"x": 1e-7}], math.inf]
+)
+def test_what_our_loggers_write_comes_back(value: Any) -> None:
+    assert read_yaml(to_yaml({"value": value})) == {"value": value}
+
+
+def test_the_resolver_is_not_there_for_everybody() -> None:
+    import yaml
+
+    assert read_yaml("a: 1e-3") == {"a": 1e-3}
+    assert yaml.safe_load("a: 1e-3") == {"a": "1e-3"}
+
+
+def test_without_pyyaml_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
-    with pytest.raises(ValueError, match="h.yaml uses more of YAML .*leyden.yaml."):
-        read_yaml(text, "h.yaml")
+    with pytest.raises(ImportError, match=r"h.yaml is YAML, and PyYAML.*pip install 'leyden.yaml"):
+        read_yaml("a: 1", "h.yaml")
+
+
+def test_what_is_no_yaml_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="h.yaml cannot be read as plain data"):
+        read_yaml("a: [1", "h.yaml")
+
+
+def test_literals_of_a_csv_file() -> None:
+    assert [convert(text) for text in ("1", "1e-3", "None", "[1, 'a']", "a b")] == [
+        1,
+        1e-3,
+        None,
+        [1, "a"],
+        "a b",
+    ]
 
 
 def test_code_in_a_file_never_runs(tmp_path: Path) -> None:
