@@ -219,6 +219,34 @@ class LightningDataModule(DataHooks, HyperParameters):
 
         return from_argparse_args(cls, args, **kwargs)
 
+    @classmethod
+    def parse_argparser(cls, arg_parser: ArgumentParser | Namespace) -> Namespace:
+        """Parse the command line, or take what was parsed; a flag without a value is True."""
+        from leyden.arguments import parse_argparser
+
+        return parse_argparser(cls, arg_parser)
+
+    @classmethod
+    def match_env_arguments(cls) -> Namespace:
+        """Give the arguments that the environment sets, such as ``PL_MYDATA_BATCH_SIZE=8``."""
+        from leyden.arguments import match_env_arguments
+
+        return match_env_arguments(cls)
+
+    @classmethod
+    def default_attributes(cls) -> dict[str, Any]:
+        """Give every argument of the constructor that has a default, with it."""
+        from leyden.arguments import default_attributes
+
+        return default_attributes(cls)
+
+    @classmethod
+    def get_init_arguments_and_types(cls) -> list[tuple[str, tuple[type, ...], Any]]:
+        """Give (name, types, default) of every argument of the constructor."""
+        from leyden.arguments import get_init_arguments_and_types
+
+        return get_init_arguments_and_types(cls)
+
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         state.pop("trainer", None)

@@ -202,3 +202,37 @@ def test_command_line() -> None:
     parser = Data.add_argparse_args(ArgumentParser())
     data = Data.from_argparse_args(parser.parse_args(["--width", "7"]), fail=True)
     assert (data.width, data.fail) == (7, True)
+
+
+def test_command_lines_and_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Pictures(LightningDataModule):
+        """Pictures in a folder.
+
+        Args:
+            root: where they are.
+            batch_size: pictures in a batch.
+            shuffle: whether training mixes them.
+        """
+
+        def __init__(self, root: str, batch_size: int = 32, shuffle: bool = True) -> None:
+            super().__init__()
+            self.given = (root, batch_size, shuffle)
+
+    parser = Pictures.add_argparse_args(ArgumentParser())
+    line = ["--root", "here", "--shuffle", "false"]
+    assert Pictures.from_argparse_args(parser.parse_args(line)).given == ("here", 32, False)
+    bare = Pictures.parse_argparser(parser.parse_args(["--root", "here", "--shuffle"]))
+    assert bare.shuffle is True
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "where they are. (str, required)" in told
+    assert "pictures in a batch. (int, default: 32)" in told
+    assert "whether training mixes them. (bool, default: True)" in told
+    assert Pictures.default_attributes() == {"batch_size": 32, "shuffle": True}
+    names = [name for name, _, _ in Pictures.get_init_arguments_and_types()]
+    assert names == ["root", "batch_size", "shuffle"]
+    monkeypatch.setenv("PL_PICTURES_BATCH_SIZE", "8")
+    assert vars(Pictures.match_env_arguments()) == {"batch_size": 8}
