@@ -148,7 +148,7 @@ def test_bad_command_lines_say_what_is_allowed(
 def test_help_has_types_defaults_and_descriptions() -> None:
     text = " ".join(parser_of().format_help().split())
     assert "--max_epochs MAX_EPOCHS Epochs after which training ends. (int, default: 1000)" in text
-    assert "(int or float, default: 1.0)" in text
+    assert "(int or float, default: 1.0)" in text and "(int or dict, default: 1)" in text
     assert "(str, default: 'top')" in text
     assert "--callbacks" not in text
     described = argument_descriptions(TrainerConfig)
