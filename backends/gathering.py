@@ -35,7 +35,7 @@ class _Gather(torch.autograd.Function):
         return gathered(tensor, group)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         whole = gradient.contiguous().clone()
         dist.all_reduce(whole, group=ctx.group)

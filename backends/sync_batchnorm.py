@@ -28,9 +28,9 @@ def synchronised(model: nn.Module, group: Any = None) -> Callable[[], None]:
     Returns:
         What makes them again what they were.
     """
-    changed: list[tuple[nn.Module, type[nn.Module]]] = []
+    changed: list[tuple[nn.Module, Any]] = []
     for module in model.modules():
-        kind = type(module)
+        kind: Any = type(module)
         if not isinstance(module, _BatchNorm) or isinstance(
             module, (nn.SyncBatchNorm, SyncedBatchNorm)
         ):
@@ -40,7 +40,8 @@ def synchronised(model: nn.Module, group: Any = None) -> Callable[[], None]:
         )
         on_gpu = device is not None and device.type == "cuda"
         module.__dict__["process_group"] = group
-        module.__class__ = nn.SyncBatchNorm if on_gpu else _synced(kind)
+        new: Any = nn.SyncBatchNorm if on_gpu else _synced(kind)
+        module.__class__ = new
         changed.append((module, kind))
 
     def restore() -> None:
@@ -85,7 +86,7 @@ class SyncedBatchNorm:
 
 
 @cache
-def _synced(kind: type[nn.Module]) -> type[nn.Module]:
+def _synced(kind: Any) -> Any:
     return type(f"Synced{kind.__name__}", (SyncedBatchNorm, kind), {})
 
 
@@ -128,7 +129,7 @@ class _Normalize(torch.autograd.Function):
         return output.to(input.dtype), mean, variance, count
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *others: Any) -> tuple[Tensor | None, ...]:
         normal, weight, scale, count = ctx.saved_tensors
         grad = grad.to(normal.dtype)

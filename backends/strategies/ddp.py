@@ -185,7 +185,7 @@ class DDPStrategy(ProcessStrategy):
         def zeros() -> Tensor:
             # What is made last is gone through first on the way back.
             terms = [parameters[i].reshape(-1)[0] * 0.0 for i in reversed(order)]
-            total = terms[0]
+            total: Tensor = terms[0]
             for term in terms[1:]:
                 total = total + term
             return total

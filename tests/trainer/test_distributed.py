@@ -170,6 +170,30 @@ def test_so_are_arguments_drawn_at_random(seed: int) -> None:
             assert found[1] == pytest.approx(one[1], rel=1e-4), settings
 
 
+def test_a_gradient_that_overflows_on_one_rank_is_left_out_by_all() -> None:
+    overflows = False
+
+    class Overflows(Bare):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            loss = super().training_step(batch, batch_idx)
+            bad = overflows and dist.get_rank() == 1 and batch_idx == 4
+            return loss * (float("inf") if bad else 1.0)
+
+    def work(with_overflow: bool) -> tuple[int, float, torch.Tensor]:
+        nonlocal overflows
+        overflows = with_overflow
+        model = Overflows(log=False)
+        made = trainer(max_epochs=1, precision="16-mixed")
+        made.fit(model, loader(24, 4))
+        return made.skipped_steps, made.scaler.get_scale(), weights(model)
+
+    # Some are left out in any case, until the scale fits.
+    (usual, *_), _ = ranks(2).run(work, False)
+    first, second = ranks(2).run(work, True)
+    assert first[:2] == second[:2] and first[0] == usual + 1
+    assert torch.equal(first[2], second[2]) and bool(torch.isfinite(first[2]).all())
+
+
 class TestEvaluation:
     @pytest.mark.parametrize("rows", [1, 2, 7, 12, 13])
     def test_a_test_counts_each_sample_once(self, rows: int) -> None:
