@@ -114,6 +114,8 @@ class Feed:
             return self._wrap(self._position.start(self._epoch), 0)
         self._epoch = state["epoch"]
         loader, position = state["loader"], state["position"]
+        if loader is not None:
+            loader = {**loader, "cut": self.limit is not None and position >= self.limit}
         if state["ended"]:
             if loader is not None:
                 self._position.rejoin(loader, position, self._epoch)

@@ -166,6 +166,7 @@ class OwnPosition(Position):
     def __init__(self, loader: Any) -> None:
         super().__init__(loader, (loader, getattr(loader, "dataset", None)))
         self.draws_here = not getattr(loader, "num_workers", 0)
+        self._rejoined = False
 
     def note(self) -> dict[str, Any]:
         return {**super().note(), "loader": self.loader.state_dict()}
@@ -177,10 +178,29 @@ class OwnPosition(Position):
         self._start = state["start"]
         self.streams.write(state["start"])
         self.loader.load_state_dict(state["loader"])
-        return iter(self.loader)
+        batches = iter(self.loader)
+        if state.get("cut", False):  # nothing more is taken: let it leave where it would go on
+            next(batches, None)
+        return batches
 
     def rejoin(self, state: dict[str, Any], position: int, epoch: int) -> None:
         self.loader.load_state_dict(state["loader"])
+        self._rejoined = not state.get("cut", False)
+        if not self._rejoined:  # the epoch was over before its data was
+            next(iter(self.loader), None)
+
+    def start(self, epoch: int) -> Iterator[Any]:
+        batches = super().start(epoch)
+        again, self._rejoined = self._rejoined, False
+        return self._next_epoch(batches) if again else batches
+
+    def _next_epoch(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Begin anew where the loader goes on at the end of the epoch that is over."""
+        for batch in batches:
+            yield batch
+            yield from batches
+            return
+        yield from self.loader
 
     def resumable(self) -> tuple[bool, str]:
         return True, f"exact as far as the state_dict of {describe(self.loader)} is"

@@ -487,7 +487,7 @@ class MetricRecorder:
         self._unplaced = load_stage(self._train, state)
         self._batches = state["batches"]
         self._grad_norms = dict(state.get("grad_norms", {}))
-        self._restored = True
+        self._restored, self.busy = True, bool(self._train.pending or self._grad_norms)
         self._place_metrics()
         mine = (self.callback_metrics, self.logged_metrics, self.progress_bar_metrics)
         for target, saved in zip(mine, state["dicts"], strict=True):

@@ -216,10 +216,16 @@ class Resume(Handler):
     def _position_feed(self) -> None:
         feed, loader = self.run.feed, self.kept.get("loader")
         if loader is not None and feed is not None and feed is not self._positioned:
-            # A loader that is made anew each epoch has a new feed, which knows of no epoch before.
-            anew = self._positioned is not None and self.kept["position"]["epoch_done"]
-            feed.load_state_dict({**loader, "loader": None} if anew else loader)
+            # A loader that is made anew each epoch has a new feed.
+            feed.load_state_dict({**loader, "loader": None} if self._begins_anew() else loader)
             self._positioned = feed
+
+    def _begins_anew(self) -> bool:
+        """Whether the coming epoch has workers of its own, which know of no epoch before."""
+        position, loader = self.kept["position"], self.kept["loader"]["loader"]
+        every = int(self.run.settings.reload_dataloaders_every_epoch)
+        indexed = loader is not None and loader["kind"] == "indexed"
+        return bool(every and indexed and position["epoch_done"] and not position["epoch"] % every)
 
     def _place_streams(self, engine: Engine) -> None:
         """The checkpoint was saved by a hook of an epoch's start: those before it have drawn."""

@@ -172,3 +172,36 @@ def test_a_state_that_was_loaded_and_not_used_is_kept() -> None:
     feed = Feed(loader())
     feed.load_state_dict(state)
     assert feed.state_dict(0) is state
+
+
+class GoesOnOnce:
+    """A loader that goes on where its state says, once, and begins anew after that."""
+
+    def __init__(self) -> None:
+        self.at, self.goes_on = 0, False
+
+    def __iter__(self) -> Iterator[int]:
+        if not self.goes_on:
+            self.at = 0
+        self.goes_on = False
+        while self.at < 6:
+            self.at += 1
+            yield self.at
+
+    def state_dict(self) -> dict[str, int]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.at, self.goes_on = state["at"], True
+
+
+@pytest.mark.parametrize("limit", [None, 4, 6])
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_loader_with_a_state_at_the_end_of_an_epoch(limit: int | None, ended: bool) -> None:
+    """Its epochs are those of the loader that never stopped, cut by a limit or not."""
+    first = Feed(GoesOnOnce(), limit=limit)
+    whole = list(first)
+    state = first.state_dict(len(whole), ended=ended)
+    again = Feed(GoesOnOnce(), limit=limit)
+    again.load_state_dict(state)
+    assert [list(again) for _ in range(2 if ended else 3)][-2:] == [whole, whole]
