@@ -176,3 +176,10 @@ def test_the_other_examples_run(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.strip(), name
+
+
+@pytest.mark.xla
+@pytest.mark.slow
+def test_tpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PJRT_DEVICE", "CPU")
+    assert run("tpu", tmp_path, monkeypatch, max_epochs=3) > 0.9

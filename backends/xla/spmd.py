@@ -29,9 +29,15 @@ class Mesh:
         xs.set_global_mesh(self._mesh)
 
     def split(self, batch: Any) -> Any:
-        """Cut every tensor of a batch along its first dimension; numbers go to all devices."""
+        """Cut every tensor of a batch along its first dimension, unless somebody has cut it.
+
+        What has no dimension goes to all devices.
+        """
+        import torch_xla
+
+        known = torch_xla._XLAC._get_xla_sharding_spec
         for tensor in each_tensor(batch):
-            if tensor.dim() and tensor.device.type == "xla":
+            if tensor.dim() and tensor.device.type == "xla" and not known(tensor):
                 self.cut(tensor, 0)
         return batch
 

@@ -125,6 +125,16 @@ def test_every_kind_of_loader_gives_the_same_batches(cores: int, tmp_path: Path)
         assert torch.allclose(torch.tensor(values), weights(expected), atol=CLOSE), name
 
 
+@CORES
+def test_a_batch_that_was_cut_by_hand_stays_so(cores: int, tmp_path: Path) -> None:
+    result = found(cores)["marked"]
+    assert result["seen"][0].startswith(f"{{devices=[1,{cores}]")
+    assert result["seen"][1].startswith(f"{{devices=[{cores},1]")
+    expected = Net()
+    trainer(tmp_path, max_epochs=1).fit(expected, loader(SAMPLES, PER_CORE * cores))
+    assert torch.allclose(torch.tensor(result["weights"]), weights(expected), atol=CLOSE)
+
+
 def test_what_dropout_draws_does_not_depend_on_the_cores() -> None:
     """Here the whole batch is the same for each number of cores, and so is its loss."""
     seen = [found(cores)["random"] for cores in (2, 4, 8)]

@@ -75,12 +75,16 @@ def compared(root: Path, cores: int, make: Callable[[], Any], **arguments: Any) 
 
 def placed(module: Any, run: leyden.Trainer) -> list[str]:
     """How the weights lie on the cores, then what the optimizer keeps of them."""
-    import torch_xla
-
     states = run.optimizers[0].state.values()
     moments = [value for state in states for key, value in state.items() if key != "step"]
     tensors = [*module.parameters(), *moments]
-    return [str(torch_xla._XLAC._get_xla_sharding_spec(tensor)) for tensor in tensors]
+    return [spec(tensor) for tensor in tensors]
+
+
+def spec(tensor: torch.Tensor) -> str:
+    import torch_xla
+
+    return str(torch_xla._XLAC._get_xla_sharding_spec(tensor))
 
 
 def resumed(root: Path, **arguments: Any) -> Found:
@@ -189,6 +193,31 @@ def random(root: Path, cores: int) -> Found:
         "loss": float(module.losses[0]),
         "stream": type(capture()["xla"]).__name__,
     }
+
+
+class Marked(Net):
+    """Cuts the features of its batches itself, not the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        import torch_xla.distributed.spmd as xs
+
+        xs.mark_sharding(batch[0], xs.get_global_mesh(), (None, "data"))
+        return batch
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.seen = [spec(batch[0]), spec(batch[1])]
+        return super().training_step(batch, batch_idx)
+
+
+@run
+def marked(root: Path, cores: int) -> Found:
+    module = Marked()
+    trainer(root, max_epochs=1, tpu_cores=8).fit(module, loader(SAMPLES, PER_CORE))
+    return {"seen": module.seen, "weights": weights(module).tolist()}
 
 
 def main() -> None:
