@@ -53,6 +53,7 @@ TITLES = {
     "gan": "GAN",
     "hf_transformer": "Transformer of Hugging Face",
     "lstm_tbptt": "LSTM, truncated back-propagation",
+    "tpu": "TPU",
 }
 #: Files of the root that are pages here.
 OF_ROOT = {
@@ -136,7 +137,7 @@ def api() -> dict[str, str]:
         head = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0]
         pages[f"api/{module}.md"] = f"# {module}\n\n{head}\n\n{shown}\n"
         rows.append(f"| [`{module}`]({module}.md) | {told} | {len(names)} |")
-    head = "# API\n\nMade from the docstrings; whose examples run in the tests.\n\n"
+    head = "# API\n\nMade from the docstrings, whose examples run in the tests.\n\n"
     table = "| module | what is in it | names |\n| --- | --- | ---: |\n"
     pages["api/index.md"] = head + table + "\n".join(rows) + "\n"
     return pages

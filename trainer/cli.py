@@ -127,6 +127,14 @@ class LeydenCLI:
         TypeError: a class is none of a module or of data.
     """
 
+    trainer: Trainer
+    model: Any
+    datamodule: Any
+    parser: Any
+    config: Any
+    subcommand: str | None
+    result: Any
+
     def __init__(
         self,
         model_class: Any = None,
@@ -165,12 +173,12 @@ class LeydenCLI:
         self.parsers: dict[str, Any] = {}
         self.parser = self._make_parser(parser_kwargs or {}, run)
         parsed = self._parse(args)
-        self.subcommand: str | None = parsed["subcommand"] if run else None
-        self.config: Any = parsed[self.subcommand] if self.subcommand else parsed
+        self.subcommand = parsed["subcommand"] if run else None
+        self.config = parsed[self.subcommand] if self.subcommand else parsed
         self._seed()
         self.before_instantiate_classes()
         self.instantiate_classes(parsed)
-        self.result: Any = None
+        self.result = None
         if self.subcommand:
             self._run(self.subcommand)
 
