@@ -171,25 +171,24 @@ def test_so_are_arguments_drawn_at_random(seed: int) -> None:
 
 
 def test_a_gradient_that_overflows_on_one_rank_is_left_out_by_all() -> None:
-    overflows = False
-
     class Overflows(Bare):
+        bad_batch = -1
+
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
             loss = super().training_step(batch, batch_idx)
-            bad = overflows and dist.get_rank() == 1 and batch_idx == 4
+            bad = dist.get_rank() == 1 and batch_idx == self.bad_batch
             return loss * (float("inf") if bad else 1.0)
 
-    def work(with_overflow: bool) -> tuple[int, float, torch.Tensor]:
-        nonlocal overflows
-        overflows = with_overflow
+    def work(bad_batch: int) -> tuple[int, float, torch.Tensor]:
         model = Overflows(log=False)
+        model.bad_batch = bad_batch
         made = trainer(max_epochs=1, precision="16-mixed")
         made.fit(model, loader(24, 4))
         return made.skipped_steps, made.scaler.get_scale(), weights(model)
 
     # Some are left out in any case, until the scale fits.
-    (usual, *_), _ = ranks(2).run(work, False)
-    first, second = ranks(2).run(work, True)
+    (usual, *_), _ = ranks(2).run(work, -1)
+    first, second = ranks(2).run(work, 4)
     assert first[:2] == second[:2] and first[0] == usual + 1
     assert torch.equal(first[2], second[2]) and bool(torch.isfinite(first[2]).all())
 
