@@ -15,7 +15,7 @@ from leyden.handlers.checkpoint_archive import filesystem_of
 from leyden.handlers.checkpoint_names import is_remote, join
 from leyden.handlers.loggers.base import LightningLoggerBase, version_folder
 
-__all__ = ["FolderLogger", "Mirror", "next_version"]
+__all__ = ["FolderLogger", "Mirror", "checked_folder", "next_version"]
 
 
 class FolderLogger(LightningLoggerBase):
@@ -49,7 +49,7 @@ class FolderLogger(LightningLoggerBase):
         prefix: str,
     ) -> None:
         super().__init__()
-        self._save_dir = _checked(save_dir, type(self).__name__)
+        self._save_dir = checked_folder(save_dir, type(self).__name__)
         self._name = name or ""
         self._version = version
         self._prefix = prefix
@@ -218,7 +218,19 @@ def _folders(folder: str) -> list[str]:
     ]
 
 
-def _checked(save_dir: str | os.PathLike[str], who: str) -> str:
+def checked_folder(save_dir: str | os.PathLike[str], who: str, *, local: str = "") -> str:
+    """Return the folder that a logger is given, as text.
+
+    Args:
+        save_dir: What was given.
+        who: The logger's name, for messages.
+        local: What to do in place of an address, where the folder has to be on this machine.
+
+    Raises:
+        TypeError: If it is no path.
+        ValueError: If it is an address and must not be one.
+        ModuleNotFoundError: If it is an address and fsspec is not installed.
+    """
     try:
         folder = os.fspath(save_dir)
     except TypeError:
@@ -227,5 +239,10 @@ def _checked(save_dir: str | os.PathLike[str], who: str) -> str:
             "pass the folder below which logs are written, as text or a path"
         ) from None
     if is_remote(folder):
+        if local:
+            raise ValueError(
+                f"{who}(save_dir={folder!r}) is an address, and its files have to be on this "
+                f"machine: {local}"
+            )
         filesystem_of(folder)  # a missing package is told here, not in the first epoch
     return folder

@@ -12,6 +12,7 @@ from leyden.handlers.loggers.base import (
     rank_zero_experiment,
     rank_zero_only,
 )
+from leyden.handlers.loggers.folder import checked_folder
 from leyden.handlers.loggers.hparams import convert_params, flatten_params
 from leyden.handlers.loggers.values import scalars
 
@@ -43,6 +44,7 @@ class MLFlowLogger(LightningLoggerBase):
 
     Raises:
         ModuleNotFoundError: If neither mlflow nor mlflow-skinny is installed.
+        ValueError: If ``save_dir`` is used and is an address such as ``s3://runs``.
     """
 
     LOGGER_JOIN_CHAR = "-"
@@ -60,7 +62,14 @@ class MLFlowLogger(LightningLoggerBase):
         super().__init__()
         _import_mlflow()  # refused here, not in the middle of the first epoch
         self._experiment_name = experiment_name
-        self._tracking_uri = tracking_uri or f"file:{quote(os.path.abspath(os.fspath(save_dir)))}"
+        if tracking_uri is None:
+            folder = checked_folder(
+                save_dir,
+                "MLFlowLogger",
+                local="pass the address of a tracking server as tracking_uri=, or a local folder",
+            )
+            tracking_uri = f"file:{quote(os.path.abspath(folder))}"
+        self._tracking_uri = tracking_uri
         self._tags = dict(tags or {})
         self._prefix = prefix
         self._artifact_location = artifact_location

@@ -9,6 +9,7 @@ from leyden.handlers.loggers.base import (
     rank_zero_experiment,
     rank_zero_only,
 )
+from leyden.handlers.loggers.folder import checked_folder
 from leyden.handlers.loggers.hparams import convert_params, flatten_params
 from leyden.handlers.loggers.values import scalars
 
@@ -35,7 +36,7 @@ class WandbLogger(LightningLoggerBase):
 
     Raises:
         ModuleNotFoundError: If wandb is not installed.
-        ValueError: If ``log_model`` is true.
+        ValueError: If ``log_model`` is true, or ``save_dir`` an address such as ``s3://runs``.
     """
 
     LOGGER_JOIN_CHAR = "-"
@@ -62,7 +63,11 @@ class WandbLogger(LightningLoggerBase):
         if experiment is None:
             _import_wandb()  # refused here, not in the middle of the first epoch
         self._name = name
-        self._save_dir = None if save_dir is None else os.fspath(save_dir)
+        self._save_dir = None
+        if save_dir is not None:
+            self._save_dir = checked_folder(
+                save_dir, "WandbLogger", local="pass a local folder; W&B sends them to its server"
+            )
         self._offline = offline
         self._id = version or id
         self._project = project

@@ -53,6 +53,19 @@ def test_a_missing_package_is_named(
         cls()
 
 
+@pytest.mark.parametrize(
+    ("cls", "package", "said"),
+    [
+        (WandbLogger, "wandb", r"WandbLogger\(save_dir='s3://b/r'\).*pass a local folder"),
+        (MLFlowLogger, "mlflow", r"MLFlowLogger\(save_dir='s3://b/r'\).*tracking_uri="),
+    ],
+)
+def test_files_that_cannot_be_elsewhere(cls: Any, package: str, said: str) -> None:
+    needs(package)
+    with pytest.raises(ValueError, match=said):
+        cls(save_dir="s3://b/r")
+
+
 @pytest.mark.slow
 def test_importing_the_loggers_imports_no_extra() -> None:
     code = (
@@ -115,8 +128,10 @@ def test_mlflow_on_local_files(tmp_path: Path) -> None:
 
 def wandb_records(path: Path) -> Iterator[Any]:
     """Read a run's file as W&B's server would get it: leveldb's log format, protobuf inside."""
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
+    wandb.teardown()  # a process of its own writes the file; this waits for its end
     text = path.read_bytes()
     assert text[:4] == b":W&B"
     at, block, whole = 7, 32768, b""
