@@ -170,7 +170,8 @@ def _placed(
     """Tell a strategy which process this is, or who will start the processes."""
     if around.started or world == 1:
         strategy.environment, strategy.launcher = around, None
-        strategy.root_device = devices.of(around.local_rank)
+        if devices != Devices() or strategy.root_device.type == "cpu":
+            strategy.root_device = devices.of(around.local_rank)  # else it brought its own
         return strategy
     from leyden.backends.launchers import launcher_for
 

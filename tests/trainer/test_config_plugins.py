@@ -36,6 +36,14 @@ def test_each_kind_of_part_is_used(wrap: Any) -> None:
     assert (cuda.num_gpus, cuda.root_gpu, cuda.on_gpu) == (1, 3, True)
 
 
+def test_a_strategy_keeps_the_device_that_it_was_made_with() -> None:
+    run = trainer(plugins=Strategy("meta"))
+    assert run.root_device.type == "meta"
+    # Unless another part, or an argument, says where.
+    run = trainer(plugins=[Strategy("meta"), Devices("cuda", (1,))])
+    assert run.root_device == torch.device("cuda", 1)
+
+
 def test_several_parts_work_together() -> None:
     run = trainer(plugins=[MixedPrecision(), Strategy("cpu")], max_epochs=1)
     run.fit(Bare(), data())
