@@ -182,6 +182,11 @@ class LeydenCLI:
         if self.subcommand:
             self._run(self.subcommand)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A module whose optimizers were replaced brings this along into spawned processes.
+        left_out = ("parser", "parsers", "config_init", "trainer", "model", "datamodule", "result")
+        return {name: value for name, value in vars(self).items() if name not in left_out}
+
     # ------------------------------------------------------------------ to override
 
     def add_arguments_to_parser(self, parser: Any) -> None:

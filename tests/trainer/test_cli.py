@@ -1,5 +1,6 @@
 """LeydenCLI: command lines to Trainer, module and data, with the real jsonargparse."""
 
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,13 @@ def test_optimizer_and_scheduler_replace_those_of_the_module() -> None:
     (optimizer,) = made.trainer.optimizers
     assert optimizer.param_groups[0]["momentum"] == 0.5
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.8 * 0.5**4)  # 8 steps, halved by 2
+
+
+def test_a_module_with_a_replaced_optimizer_can_be_sent_to_a_process() -> None:
+    made = cli("--optimizer=SGD", "--optimizer.lr=0.5", run=False)
+    again = pickle.loads(pickle.dumps(made.model))
+    (group,) = again.configure_optimizers().param_groups
+    assert group["lr"] == 0.5 and group["params"][0] is again.layer.weight
 
 
 def test_plateau_watches_the_metric_it_is_told() -> None:
