@@ -140,6 +140,7 @@ class Resume(Handler):
         goes_on = not position["epoch_done"] and not stopping.should_stop and not run.nothing_left
         if self._inside_of(_EPOCH) and not goes_on:
             run.resumed = run.kept = None  # the epoch that is ending is the one of now
+            state.epoch += not position["epoch_done"]  # it was cut
             self._restore_gradients()
             state.closed_at = state.iteration if position["closed"] else -1
             run.module_handler.kept_outputs = list(self.kept.get("outputs", []))

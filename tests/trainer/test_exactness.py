@@ -25,6 +25,7 @@ FOUND = {
     "the first row of an epoch, twice": 11,
     "a loader with a state, cut by a limit": 17,
     "a loader with a state, cut by a limit, in the last batch": 48,
+    "the end of an epoch that max_steps cut": 68,
 }
 
 

@@ -109,8 +109,9 @@ class StopAt(leyden.Callback):
 
 
 @pytest.mark.slow
-def test_a_stop_that_was_asked_for_is_not_forgotten(tmp_path: Path) -> None:
-    check_each(tmp_path, saver=lambda: (StopAt(), SaveIn("on_train_batch_end")))
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_train_epoch_end", "on_epoch_end"])
+def test_a_stop_that_was_asked_for_is_not_forgotten(tmp_path: Path, hook: str) -> None:
+    check_each(tmp_path, saver=lambda: (StopAt(), SaveIn(hook)))
 
 
 def _with_ignite(trainer: leyden.Trainer) -> None:
