@@ -16,6 +16,7 @@ def deprecated(what: str, *, since: str, instead: str) -> None:
 
     Example:
         >>> with warnings.catch_warnings(record=True) as told:
+        ...     warnings.simplefilter("always")
         ...     deprecated("Trainer(profiler=True)", since="1.1", instead="pass profiler='simple'")
         >>> print(told[0].message)
         Trainer(profiler=True) works, and is deprecated since Lightning 1.1: pass profiler='simple'
