@@ -211,7 +211,9 @@ class CSVLogger(FolderLogger):
 
     def state_dict(self) -> dict[str, Any]:
         """How many rows there are."""
-        return {**super().state_dict(), "rows": self.experiment._rows}
+        writer = self.experiment  # in the processes that write nothing it is another object
+        rows = writer._rows if isinstance(writer, ExperimentWriter) else 0
+        return {**super().state_dict(), "rows": rows}
 
     @rank_zero_only
     def save(self) -> None:

@@ -133,3 +133,16 @@ def test_a_value_that_is_no_number_is_refused(
 def test_a_wrong_folder_is_refused() -> None:
     with pytest.raises(TypeError, match=r"save_dir=3\).*int"):
         CSVLogger(3)  # type: ignore[arg-type]
+
+
+def test_a_process_that_writes_nothing_counts_no_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = CSVLogger(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    logger.log_metrics({"loss": 0.5}, 1)
+    logger.finalize("success")
+    assert logger.state_dict() == {"rows": 0} and not list(tmp_path.iterdir())
+    monkeypatch.setenv("RANK", "0")
+    logger.log_metrics({"loss": 0.5}, 1)
+    assert logger.state_dict() == {"rows": 1}
