@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from leyden.backends.compile import Compilation, compile_options, unwrapped
 from leyden.backends.device_report import compiler
 from leyden.exceptions import MisconfigurationException
 from tests.backends.test_precision import EVERY
+from tests.ranks import ranks
+from tests.trainer import ranks_runs
 from tests.trainer.tiny import BATCHES, Bare, Tiny, data, trainer, weights
 
 # What torch's own compiler warns of.
@@ -124,6 +127,23 @@ def test_with_every_kind_of_precision(name: str) -> None:
         run.fit(model, data())
         found.append(weights(model))
     assert torch.equal(*found)
+
+
+def on_a_rank(compile: Any) -> torch.Tensor:
+    """Train on the ranks that are there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = ranks_runs.Net()
+        run = ranks_runs.trainer(max_epochs=2, accumulate_grad_batches=2, compile=compile)
+        run.fit(model, ranks_runs.loader(32, 8), ranks_runs.loader(16, 8))
+    return ranks_runs.weights(model)
+
+
+def test_in_several_processes() -> None:
+    plain = ranks(2).run(on_a_rank, False)
+    found = ranks(2).run(on_a_rank, {"backend": "eager"})
+    assert torch.equal(plain[0], plain[1])
+    assert torch.equal(found[0], plain[0]) and torch.equal(found[1], plain[0])
 
 
 class ByHand(Bare):
