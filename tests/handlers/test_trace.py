@@ -281,13 +281,17 @@ def test_ranks_end_in_one_file(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_perfetto_reads_it(tmp_path: Path) -> None:
-    perfetto = pytest.importorskip(
-        "perfetto.trace_processor",
-        reason="the package perfetto is missing, which downloads its parser at the first use",
-    )
+    program = os.environ.get("PERFETTO_TRACE_PROCESSOR")
+    if not program:
+        pytest.skip(
+            "set PERFETTO_TRACE_PROCESSOR to perfetto's trace_processor_shell: left alone, the "
+            "package perfetto downloads it"
+        )
+    perfetto = pytest.importorskip("perfetto.trace_processor", reason="perfetto is missing")
     made = trainer(tmp_path, profiler="trace", max_epochs=1)
     made.fit(Tiny(), data(), data(2))
-    with perfetto.TraceProcessor(trace=made.profiler.path) as processor:
+    config = perfetto.TraceProcessorConfig(bin_path=program)
+    with perfetto.TraceProcessor(trace=made.profiler.path, config=config) as processor:
         rows = processor.query("select name, count(*) as n from slice group by name")
         counted = {row.name: row.n for row in rows}
     assert counted["run_training_batch"] == BATCHES
