@@ -35,7 +35,7 @@ class Cuda:
     def capture(self, stream: Any, function: Callable[[], Sequence[Tensor]]) -> Callable[[], None]:
         """Capture what ``function`` launches; return what plays it back into the same tensors."""
         graph = _cuda.CUDAGraph()
-        # Only this thread is held to what may be captured: a loader's thread goes on pinning memory.
+        # Only this thread is held to what may be captured: a loader's goes on pinning memory.
         with _cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             function()
         replay: Callable[[], None] = graph.replay
