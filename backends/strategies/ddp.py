@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -27,6 +28,33 @@ class _Call(nn.Module):
 
     def forward(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
+
+
+class _QuietReducer:
+    """Stands for a reducer until it has prepared its first backward pass.
+
+    There torch warns, past Python's filters, where ``find_unused_parameters=True`` found nothing.
+    Leyden asks for it by itself, so that nobody would know what to do about that warning. Inside of
+    ``apply_`` warnings of C++ become Python's.
+    """
+
+    def __init__(self, ddp: DistributedDataParallel) -> None:
+        self._ddp = ddp
+        self._reducer: Any = ddp.reducer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reducer, name)
+
+    def prepare_for_backward(self, tensors: list[Tensor]) -> None:
+        self._ddp.reducer = self._reducer
+
+        def prepare(number: float) -> float:
+            self._reducer.prepare_for_backward(tensors)
+            return number
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+            torch.zeros(1).apply_(prepare)
 
 
 class DDPStrategy(ProcessStrategy):
@@ -83,6 +111,8 @@ class DDPStrategy(ProcessStrategy):
             )
         self.ddp = DistributedDataParallel(_Call(model), device_ids=self.device_ids(), **options)
         self._watch_order(self.ddp)
+        if self.ddp.find_unused_parameters and "find_unused_parameters" not in self.ddp_options:
+            self.ddp.reducer = _QuietReducer(self.ddp)
 
     def device_ids(self) -> list[torch.device] | None:
         """The one device that the model is on, as DistributedDataParallel wants to know it."""

@@ -86,7 +86,10 @@ class Bare(Net):
 def trainer(root: Path | str = ".", *, options: Any = None, **arguments: Any) -> leyden.Trainer:
     """A Trainer on the ranks that are there, or on one; with everything off but what is asked."""
     environment = find_environment()
-    if environment.world_size > 1:
+    part = arguments.pop("strategy_part", None)
+    if part is not None:
+        arguments["plugins"] = part
+    elif environment.world_size > 1:
         arguments["plugins"] = DDPStrategy(
             "cpu", environment, **{"find_unused_parameters": False, **(options or {})}
         )
