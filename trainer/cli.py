@@ -3,6 +3,7 @@
 import functools
 import importlib
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -291,7 +292,7 @@ class LeydenCLI:
             return
         if seed is True:
             # Chosen here, so that the configuration that is saved gives the same run again.
-            seed = int.from_bytes(os.urandom(4), "little")
+            seed = _drawn_seed(os.environ)
         self.config["seed_everything"] = seed_everything(seed)
 
     # ------------------------------------------------------------------ objects
@@ -403,6 +404,18 @@ class LeydenCLI:
         checkpoint = load(self.config["ckpt_path"], map_location="cpu")
         self.model.on_load_checkpoint(checkpoint)
         self.model.load_state_dict(checkpoint["state_dict"])
+
+
+def _drawn_seed(env: Mapping[str, str]) -> int:
+    """Draw a random seed; the processes of one run get the same."""
+    if not any(name in env for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+        return int.from_bytes(os.urandom(4), "little")
+    if env.get(
+        "PL_GLOBAL_SEED", ""
+    ).isdigit():  # the first process, which started this one, told it
+        return int(env["PL_GLOBAL_SEED"])
+    shared = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
+    return zlib.crc32("|".join(env.get(name, "") for name in shared).encode())
 
 
 def _add_config(parser: Any) -> None:
