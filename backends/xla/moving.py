@@ -39,7 +39,7 @@ def put_data(tensor: Tensor, data: Tensor) -> None:
     fresh: Tensor = data
     if isinstance(tensor, nn.Parameter):
         fresh = nn.Parameter(data, requires_grad=tensor.requires_grad)
-    torch.utils.swap_tensors(tensor, fresh)
+    torch.utils.swap_tensors(tensor, fresh)  # type: ignore[no-untyped-call]
 
 
 def _on_xla(model: nn.Module) -> bool:

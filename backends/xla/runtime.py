@@ -148,7 +148,8 @@ def _check_autograd(device: torch.device) -> None:
     with torch.enable_grad():
         one = torch.ones((), device=device, requires_grad=True)
         try:
-            (one * 2).backward()  # recorded, and forgotten: nothing is computed
+            # Recorded, and forgotten: nothing is computed.
+            (one * 2).backward()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise MisconfiguredValue(
                 "a backward pass has run in this process before XLA was started, and torch's "
