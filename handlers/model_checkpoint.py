@@ -209,7 +209,9 @@ class ModelCheckpoint(CheckpointRecord):
         A run that goes on from there comes by this moment once more, and decides then.
         """
         self._failed, self._as_before = True, self._record()
-        if self.save_on_exception and not self._is_of_a_save(exception):
+        # Where one of several processes is lost, its part of the state is, too.
+        lost = getattr(getattr(trainer, "strategy", None), "broken", False)
+        if self.save_on_exception and not lost and not self._is_of_a_save(exception):
             steps = getattr(trainer, "optimizer_steps", trainer.global_step)
             self._save_if_epoch_due(trainer, steps - 1)
         self._settle(trainer)

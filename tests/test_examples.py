@@ -111,6 +111,15 @@ def test_metric_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
+def test_distributed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cloudpickle", reason="cloudpickle is not installed")
+    two = run("distributed", tmp_path, monkeypatch)
+    one = run("distributed", tmp_path, monkeypatch, processes=1)
+    # After 480 steps of Adam the order of additions shows.
+    assert two < 2e-3 and abs(two - one) < 1e-4
+
+
+@pytest.mark.slow
 def test_hf_transformer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
     assert run("hf_transformer", tmp_path, monkeypatch) > 0.85

@@ -212,6 +212,7 @@ def _prepare(trainer: Any, model: Any, datamodule: Any) -> None:
     """Source: Lightning 1.1, which prepares the data when tuning begins and again in its fit."""
     run = search_run(trainer)
     run.model, run.datamodule = model, datamodule
+    run.strategy.connect()
     run.prepare_data()
 
 
