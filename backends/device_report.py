@@ -64,6 +64,10 @@ def _arguments(machine: Machine, gpus: list[dict[str, Any]]) -> list[dict[str, A
     row("accelerator", "'cpu', 'auto'")
     row("accelerator", "'gpu', 'cuda'", machine.no_cuda)
     row("accelerator", "'mps'", machine.no_mps)
+    together = "" if torch.distributed.is_available() else "this torch has no torch.distributed"
+    row("accelerator", "'ddp', 'ddp_spawn', 'ddp_cpu', 'fsdp'", together)
+    row("accelerator", "'dp', 'ddp2'", machine.no_cuda)
+    row("num_processes", "2 and more", together)
     row("precision", "64, 32, 16, 'bf16', 8, 4, 2")
     row("precision", "'fp8'", why_no_fp8())
     row("amp_backend", "'apex', levels O0 to O3")
