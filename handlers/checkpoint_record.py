@@ -108,6 +108,19 @@ class CheckpointRecord(CallbackBase):
         name = self._filled(self.filename, {**metrics, "epoch": epoch, "step": step})
         return self._path(name if ver is None else f"{name}{self.CHECKPOINT_JOIN_CHAR}v{ver}")
 
+    @classmethod
+    def _format_checkpoint_name(
+        cls,
+        filename: str | None,
+        epoch: int,
+        step: int,
+        metrics: Mapping[str, Any],
+        prefix: str = "",
+    ) -> str:
+        """Fill a template, as code that derives from Lightning 1.1's ModelCheckpoint does it."""
+        name = fill(filename, {**metrics, "epoch": epoch, "step": step})
+        return cls.CHECKPOINT_JOIN_CHAR.join(part for part in (prefix, name) if part)
+
     def _path(self, name: str) -> str:
         name += self.FILE_EXTENSION
         return join(self.dirpath, name) if self.dirpath else name

@@ -3,6 +3,8 @@
 See :mod:`leyden.legacy_trainer` for the names they have on a Trainer.
 """
 
+import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +13,9 @@ import torch
 from leyden import legacy_distributed
 from leyden.accumulators import TensorRunningAccum
 from leyden.handlers import checkpoint_io, checkpoint_state
+from leyden.handlers.checkpoint_names import join
 from leyden.optimizers import configured
+from leyden.requeueing import next_name
 from leyden.transfer import move_to_device
 
 __all__ = [
@@ -175,6 +179,36 @@ class CheckpointConnector(_Part):
             self.trainer, checkpoint_io.load(checkpoint_path, map_location="cpu")
         )
         return True
+
+    def hpc_save(self, folderpath: Any, logger: Any = None) -> str:
+        """Write ``hpc_ckpt_<n>.ckpt``, with what ``on_hpc_save`` of the module adds."""
+        folder = str(folderpath)
+        path = join(folder, next_name(folder))
+        run = self.trainer._run
+        run.requeueing = True
+        try:
+            self.trainer.save_checkpoint(path)
+        finally:
+            run.requeueing = False
+        return path
+
+    def hpc_load(self, checkpoint_path: Any, on_gpu: bool = False) -> None:
+        """Put the run back to such a checkpoint; the module's ``on_hpc_load`` reads its part."""
+        checkpoint = checkpoint_io.load(checkpoint_path, map_location="cpu")
+        checkpoint_state.restore(self.trainer, checkpoint)
+        self.trainer.model.on_hpc_load(checkpoint)
+
+    def max_ckpt_in_folder(self, dir_path: Any, name_key: str = "ckpt_") -> int | None:
+        """The highest number behind ``name_key`` in the names of a folder; None without one."""
+        if not os.path.isdir(dir_path):
+            return None
+        found = [re.search(rf"{re.escape(name_key)}(\d+)", name) for name in os.listdir(dir_path)]
+        return max((int(match[1]) for match in found if match), default=None)
+
+    def get_max_ckpt_path_from_folder(self, folder_path: Any) -> str:
+        """The path of the newest ``hpc_ckpt_<n>.ckpt`` of a folder; number 0 without one."""
+        number = self.max_ckpt_in_folder(folder_path) or 0
+        return join(str(folder_path), f"hpc_ckpt_{number}.ckpt")
 
 
 class DataConnector(_Part):

@@ -514,3 +514,10 @@ def test_an_asynchronous_failure_surfaces_and_is_forgotten(
             with pytest.warns(RuntimeWarning, match="not saved.*No space left"):
                 run.fit(3)
             assert names(folder) == ["epoch=2-step=11.ckpt"]
+
+
+def test_the_name_by_which_derived_classes_fill_a_template() -> None:
+    named = ModelCheckpoint._format_checkpoint_name
+    assert named("", 3, 2, {}) == "epoch=3-step=2"
+    assert named(None, 3, 2, {}, prefix="test") == "test-epoch=3-step=2"
+    assert named("{epoch:03d}-{acc}", 3, 2, {"acc": 0.03}) == "epoch=003-acc=0.03"

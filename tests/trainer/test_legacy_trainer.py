@@ -117,6 +117,27 @@ def test_checkpoints_by_the_connector(tmp_path: Path) -> None:
     assert Model.load_from_checkpoint(tmp_path / "a.ckpt").layer.weight.equal(model.layer.weight)
 
 
+def test_checkpoints_for_a_cluster(tmp_path: Path) -> None:
+    class Clustered(Model):
+        def on_hpc_save(self, checkpoint: dict[str, Any]) -> None:
+            checkpoint["mine"] = 7
+
+        def on_hpc_load(self, checkpoint: dict[str, Any]) -> None:
+            self.seen["mine"] = checkpoint["mine"]
+
+    model, made = Clustered(), trainer()
+    made.fit(model)
+    connector = made.checkpoint_connector
+    assert connector.max_ckpt_in_folder(tmp_path / "none") is None
+    paths = [connector.hpc_save(tmp_path) for _ in range(2)]
+    assert [Path(path).name for path in paths] == ["hpc_ckpt_1.ckpt", "hpc_ckpt_2.ckpt"]
+    assert connector.get_max_ckpt_path_from_folder(tmp_path) == paths[1]
+    with torch.no_grad():
+        model.layer.weight.zero_()
+    connector.hpc_load(paths[1])
+    assert model.layer.weight.any() and model.seen["mine"] == 7
+
+
 def test_one_process_gathers_from_itself() -> None:
     made, data = trainer(), torch.arange(3.0)
     made.fit(Model())
