@@ -96,7 +96,7 @@ def write(tensors: Mapping[str, Any], folder: str | os.PathLike[str], group: Any
         The directory that was written beside it.
     """
     import torch.distributed as dist
-    from torch.distributed.checkpoint import save
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     part = os.fspath(folder) + _PART
     alone = not dist.is_initialized()
@@ -172,7 +172,7 @@ def verify(folder: str | os.PathLike[str], known: Mapping[str, Any]) -> str:
 
 
 def _reader(folder: str | os.PathLike[str]) -> Any:
-    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import StorageMeta
 
     class Reader(FileSystemReader):
@@ -217,7 +217,7 @@ def read(
     Returns:
         All tensors of the directory.
     """
-    from torch.distributed.checkpoint import load
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     into = into or {}
     found: dict[str, Any] = {}

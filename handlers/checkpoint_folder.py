@@ -44,7 +44,8 @@ def split(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tens
 
     Tensors that every process has, such as running means, are those of the first.
     """
-    plain, tensors = dict(checkpoint), {}
+    plain: dict[str, Any] = dict(checkpoint)
+    tensors: dict[str, Tensor] = {}
     plain[_MODEL] = _part(checkpoint[_MODEL], _MODEL, tensors)
     plain[_ORDER] = list(checkpoint[_MODEL])
     if _OPTIMIZERS in checkpoint:

@@ -116,7 +116,8 @@ def dump(trainer: Any, weights_only: bool = False, *, whole: bool = True) -> dic
     for key in set(checkpoint) - known:
         # Of the user's own making; what cannot be read back safely must not spoil the rest.
         checkpoint[key] = plain(checkpoint[key], name=key)
-    return to_host(checkpoint)  # what lies on an XLA device; that of other devices stays
+    found: dict[str, Any] = to_host(checkpoint)
+    return found  # what lies on an XLA device; that of other devices stays
 
 
 def strategy_of(trainer: Any) -> Strategy:

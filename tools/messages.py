@@ -29,10 +29,15 @@ SIZES = (2, 64, 1024)
 def _done(value: Any) -> Any:
     future: Any = torch.futures.Future()
     future.set_result(value)
-    return torch._C._distributed_c10d._create_work_from_future(future)
+    work: Any = getattr(torch._C, "_distributed_c10d")  # noqa: B009  # no stubs
+    return work._create_work_from_future(future)
 
 
-class Counting(dist.ProcessGroup):
+# The methods are called with what torch's own take, in several shapes each.
+_Group: Any = dist.ProcessGroup
+
+
+class Counting(_Group):
     """Answers as if all processes sent what this one sends.
 
     Attributes:
@@ -49,29 +54,29 @@ class Counting(dist.ProcessGroup):
         self.calls[kind] += 1
         self.volume[kind] += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    def allreduce(self, tensors: Any, options: Any = None) -> Any:
+    def allreduce(self, tensors: Any, opts: Any = None) -> Any:
         self._count("all-reduce", tensors)
         return _done(tensors)
 
-    def broadcast(self, tensors: Any, options: Any = None) -> Any:
+    def broadcast(self, tensors: Any, opts: Any = None) -> Any:
         self._count("broadcast", tensors)
         return _done(tensors)
 
-    def allgather(self, outputs: Any, inputs: Any, options: Any = None) -> Any:
-        self._count("all-gather", inputs)
-        for row, mine in zip(outputs, inputs, strict=True):
+    def allgather(self, output_tensors: Any, input_tensors: Any, opts: Any = None) -> Any:
+        self._count("all-gather", input_tensors)
+        for row, mine in zip(output_tensors, input_tensors, strict=True):
             for place in row:
                 place.copy_(mine)
-        return _done(outputs)
+        return _done(output_tensors)
 
-    def gather(self, outputs: Any, inputs: Any, options: Any = None) -> Any:
-        self._count("gather", inputs)
-        for row, mine in zip(outputs, inputs, strict=False):
+    def gather(self, output_tensors: Any, input_tensors: Any, opts: Any = None) -> Any:
+        self._count("gather", input_tensors)
+        for row, mine in zip(output_tensors, input_tensors, strict=False):
             for place in row:
                 place.copy_(mine)
-        return _done(outputs)
+        return _done(output_tensors)
 
-    def barrier(self, options: Any = None) -> Any:
+    def barrier(self, opts: Any = None) -> Any:
         self._count("barrier", ())
         return _done(None)
 
