@@ -39,8 +39,6 @@ REFUSED: dict[str, str] = {
     "BackboneFinetuning": "not in 1.1: freeze and unfreeze in a Callback, see examples/transfer.py",
     "ModelPruning": "not in 1.1: torch.nn.utils.prune in a Callback does it",
     "QuantizationAwareTraining": "not in 1.1: Trainer(precision=8) trains weights of 8 bits",
-    "RichProgressBar": "not in 1.1: from leyden.handlers.rich_progress import RichProgressBar",
-    "TQDMProgressBar": "not in 1.1: ProgressBar is the one that draws with tqdm",
 }
 
 
@@ -50,6 +48,8 @@ def _each(reason: str, **modules: str) -> dict[str, dict[str, str]]:
         for module, names in modules.items()
     }
 
+
+_STRATEGIES = "the way to distribute is an argument, such as Trainer(strategy='ddp')"
 
 #: module -> {name -> what to use instead}; these can be imported and are refused when used.
 STAND_INS: dict[str, dict[str, str]] = {
@@ -104,6 +104,11 @@ STAND_INS: dict[str, dict[str, str]] = {
         ),
         plugins__sharded_native_amp_plugin="ShardedNativeAMPPlugin",
         plugins__sharded_plugin="DDPShardedPlugin",
+    ),
+    **_each(
+        _STRATEGIES,
+        strategies="DDPStrategy DeepSpeedStrategy FSDPStrategy SingleDeviceStrategy Strategy",
+        strategies__ddp="DDPStrategy",
     ),
     **_each(
         _CLUSTERS,

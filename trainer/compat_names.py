@@ -1,5 +1,7 @@
 """Where each public name of pytorch_lightning 1.1 is found here; ``compat_gone`` has the others."""
 
+from leyden.compat_later import LATER
+
 __all__ = ["MODULES"]
 
 _CALLBACKS = "leyden.callbacks"
@@ -345,3 +347,6 @@ MODULES: dict[str, dict[str, str]] = {
     "utilities.warning_utils": _from(_LEGACY, "WarningCache"),
     "utilities.xla_device_utils": _from(_FLAGS, "XLADeviceUtils", "XLA_AVAILABLE"),
 }
+
+for _module, _names in LATER.items():
+    MODULES[_module] = {**_names, **MODULES.get(_module, {})}

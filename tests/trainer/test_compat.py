@@ -4,11 +4,13 @@ import importlib
 import json
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import leyden
 from leyden import compat, legacy
@@ -53,8 +55,9 @@ def test_every_public_name_is_there_or_says_what_replaced_it(pl: Any, below: str
 
 @pytest.mark.parametrize("below", [name for name in MODULES if name])
 def test_every_module_and_name_of_the_table_is_there(pl: Any, below: str) -> None:
-    if below.startswith("metrics"):
-        pytest.importorskip("torchmetrics")
+    for start, package in (("metrics", "torchmetrics"), ("cli", "jsonargparse")):
+        if below.split(".")[-1] == start or below.startswith(f"{start}."):
+            pytest.importorskip(package)
     module = importlib.import_module(f"pytorch_lightning.{below}")
     for name in MODULES[below]:
         assert getattr(module, name) is not None
@@ -173,3 +176,20 @@ def test_helpers_do_what_their_names_say() -> None:
     assert legacy.is_oom_error(RuntimeError("CUDA out of memory"))
     with pytest.raises(ValueError, match="the list has a length of 0 batches: look at"):
         legacy.has_len([])
+
+
+def test_code_of_1_2_to_1_9_finds_what_changed_its_place(pl: Any) -> None:
+    from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
+    from pytorch_lightning.loggers import Logger
+    from pytorch_lightning.profilers import PyTorchProfiler
+    from pytorch_lightning.strategies import DDPStrategy
+    from pytorch_lightning.utilities.rank_zero import rank_zero_info
+    from pytorch_lightning.utilities.types import STEP_OUTPUT, TRAIN_DATALOADERS
+
+    assert TQDMProgressBar(refresh_rate=5).refresh_rate == 5
+    assert Logger is leyden.loggers.LightningLoggerBase
+    assert RichProgressBar is leyden.callbacks.RichProgressBar
+    assert PyTorchProfiler is leyden.profiler.PyTorchProfiler and callable(rank_zero_info)
+    assert torch.Tensor in typing.get_args(STEP_OUTPUT) and typing.get_args(TRAIN_DATALOADERS)
+    with pytest.raises(ImportError, match="strategy='ddp'"):
+        DDPStrategy(find_unused_parameters=False)
