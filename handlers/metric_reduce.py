@@ -235,11 +235,11 @@ class Accumulator:
         return {
             "op": self._op,
             "number": self._number,
-            "total": None if self._total is None else self._total.detach().clone(),
+            "total": None if self._total is None else _copied(self._total),
             "weight": self._weight,
-            "kept": [kept.detach().clone() for kept in self._kept],
+            "kept": [_copied(kept) for kept in self._kept],
             "wide": self._wide,
-            "values": [v.detach().clone() if isinstance(v, Tensor) else v for v in self.values],
+            "values": [_copied(v) if isinstance(v, Tensor) else v for v in self.values],
             "weights": list(self.weights),
         }
 
@@ -261,6 +261,11 @@ class Accumulator:
         self._weight = state["weight"]
         self._kept = list(state["kept"])
         self._wide = state["wide"]
+
+
+def _copied(value: Tensor) -> Tensor:
+    # Nobody writes to these again; on XLA copies are a computation, compiled for each number of them.
+    return value.detach() if value.device.type == "xla" else value.detach().clone()
 
 
 def _weighted_sum(stacked: Tensor, weights: list[int]) -> Tensor:

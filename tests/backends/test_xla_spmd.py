@@ -27,7 +27,7 @@ def process(cores: int, *names: str) -> subprocess.CompletedProcess[str]:
     """A process with so many devices; one for all tests of this file, for it takes a while."""
     command = [sys.executable, "-m", "tests.backends.xla_all_cores", *names]
     return subprocess.run(
-        command, cwd=ROOT, env=settings(cores), capture_output=True, text=True, timeout=300
+        command, cwd=ROOT, env=settings(cores), capture_output=True, text=True, timeout=900
     )
 
 
