@@ -97,8 +97,15 @@ class ModuleHandler(Handler):
             self.recorder.train_step_output(output, state.loss)
         recorder = self.recorder
         if recorder.busy:
-            write = state.closed_at == state.iteration
-            recorder.train_batch_ended(write=write, force=state.should_stop)
+            # What recorder.row_due() asks, written out: this runs at every batch. Where the batch
+            # has closed its group, global_step + 1 is optimizer_steps.
+            every = recorder.log_every_n_steps
+            due = state.closed_at == state.iteration and (
+                (every > 0 and state.optimizer_steps % every == 0)
+                or state.should_stop
+                or recorder.fast_dev_run
+            )
+            recorder.train_batch_ended(write=due, force=due)
 
     def _tell_of_dict(self, method: str, result: Any) -> None:
         """Warn, once a run, of the older way to log."""
