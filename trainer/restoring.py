@@ -138,9 +138,10 @@ class Resume(Handler):
         if position["inside"]:
             return
         goes_on = not position["epoch_done"] and not stopping.should_stop and not run.nothing_left
+        if position["batch"] and not position["epoch_done"] and not goes_on:
+            state.epoch += 1  # it was cut, and is over
         if self._inside_of(_EPOCH) and not goes_on:
             run.resumed = run.kept = None  # the epoch that is ending is the one of now
-            state.epoch += not position["epoch_done"]  # it was cut
             self._restore_gradients()
             state.closed_at = state.iteration if position["closed"] else -1
             run.module_handler.kept_outputs = list(self.kept.get("outputs", []))
@@ -150,11 +151,13 @@ class Resume(Handler):
             self._finish(engine)
             run.feed.keep_streams()
             self._finished = True
+        over = run.nothing_left
         if stopping.should_stop and stopping.minima_met(engine):
             engine.terminate()
+            over = True
         if self._inside_of(_EPOCH_BEGINS):
             self._place_streams(engine)
-        if run.nothing_left and run.feed is not None:
+        if over and run.feed is not None:
             self._position_feed()
             run.feed.restore_streams()
 

@@ -26,6 +26,7 @@ FOUND = {
     "a loader with a state, cut by a limit": 17,
     "a loader with a state, cut by a limit, in the last batch": 48,
     "the end of an epoch that max_steps cut": 68,
+    "after the end of an epoch that max_steps cut": 2014,
 }
 
 

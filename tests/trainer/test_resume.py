@@ -109,7 +109,7 @@ class StopAt(leyden.Callback):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_train_epoch_end", "on_epoch_end"])
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_train_epoch_end", "on_train_end"])
 def test_a_stop_that_was_asked_for_is_not_forgotten(tmp_path: Path, hook: str) -> None:
     check_each(tmp_path, saver=lambda: (StopAt(), SaveIn(hook)))
 
