@@ -264,7 +264,7 @@ class Accumulator:
 
 
 def _copied(value: Tensor) -> Tensor:
-    # Nobody writes to these again; on XLA copies are a computation, compiled for each number of them.
+    # Nobody writes to these again; XLA would compile such copies anew for each number of them.
     return value.detach() if value.device.type == "xla" else value.detach().clone()
 
 
