@@ -54,10 +54,11 @@ class SearchLoaders(Loaders):
 
     Args:
         kept: where the state of the loaders is kept; None where none will be used.
+        loaders: those of the run, which know what this process reads of each.
     """
 
-    def __init__(self, kept: Snapshot | None = None) -> None:
-        super().__init__()
+    def __init__(self, kept: Snapshot | None = None, loaders: Loaders | None = None) -> None:
+        super().__init__(*(() if loaders is None else (loaders.share,)))
         self.kept = kept
         self._lent: list[DataLoader[Any]] = []
 
@@ -134,7 +135,7 @@ def search_run(trainer: Any, kept: Snapshot | None = None, **arguments: Any) -> 
         settings.put(name, value)
     settings.profiler = PassThroughProfiler()
     run = Run(settings, trainer)
-    run.loaders = SearchLoaders(kept)
+    run.loaders = SearchLoaders(kept, run.loaders)
     run.model_callbacks = []
     assemble(settings, run)
     # Code that writes to self.logger.experiment finds something there, in vain.
