@@ -1,15 +1,12 @@
 """A command line for a module and its data: ``LeydenCLI``, on jsonargparse (the extra ``cli``)."""
 
 import functools
-import importlib
 import os
-import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from leyden.arguments import default_attributes
-from leyden.callback import Callback
+from leyden.cli_objects import SaveConfigCallback, configured, drawn_seed, instantiate_class
 from leyden.cli_parser import add_class, add_trainer, jsonargparse, parser_class, type_of_class
 from leyden.datamodule import LightningDataModule
 from leyden.engine.errors import MisconfigurationException
@@ -30,60 +27,6 @@ SUBCOMMANDS = {
 }
 _WITH_CHECKPOINT = ("fit", "validate", "test", "predict")
 _PLAIN = (bool, int, float, str, type(None))
-
-
-class SaveConfigCallback(Callback):
-    """Writes the whole configuration into the folder of the run, when training begins.
-
-    Without a logger there is no such folder, and nothing is written.
-
-    Args:
-        text: the configuration, as YAML.
-        config_filename: the name of the file.
-        overwrite: replace a file that is there, rather than refuse to.
-    """
-
-    def __init__(
-        self, text: str, config_filename: str = "config.yaml", *, overwrite: bool = False
-    ) -> None:
-        super().__init__()
-        self.text = text
-        self.config_filename = config_filename
-        self.overwrite = overwrite
-
-    def setup(self, trainer: Any, pl_module: Any, stage: str | None = None) -> None:
-        """Write the file, in the first process."""
-        if stage != "fit" or trainer.logger is None or not trainer.is_global_zero:
-            return
-        folder = trainer.log_dir
-        if folder is None:
-            return
-        path = Path(folder) / self.config_filename
-        if path.exists() and not self.overwrite:
-            raise MisconfigurationException(
-                f"{path} is there already, and this run would replace it: give the run a folder of "
-                "its own, or pass save_config_kwargs={'overwrite': True}, or "
-                "save_config_callback=None"
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.text, encoding="utf-8")
-
-
-def instantiate_class(args: Any, init: Mapping[str, Any]) -> Any:
-    """Make an object of ``{"class_path": ..., "init_args": ...}``.
-
-    Args:
-        args: what comes first: one value, or a tuple of them.
-        init: the class, by its import path, and its arguments by name.
-
-    Example:
-        >>> instantiate_class((1, 2), {"class_path": "datetime.timedelta"})
-        datetime.timedelta(days=1, seconds=2)
-    """
-    module, _, name = str(init["class_path"]).rpartition(".")
-    made = getattr(importlib.import_module(module), name)
-    first = args if isinstance(args, tuple) else (args,)
-    return made(*first, **dict(init.get("init_args") or {}))
 
 
 class LeydenCLI:
@@ -292,7 +235,7 @@ class LeydenCLI:
             return
         if seed is True:
             # Chosen here, so that the configuration that is saved gives the same run again.
-            seed = _drawn_seed(os.environ)
+            seed = drawn_seed(os.environ)
         self.config["seed_everything"] = seed_everything(seed)
 
     # ------------------------------------------------------------------ objects
@@ -357,7 +300,7 @@ class LeydenCLI:
                     "--lr_scheduler_config.monitor val_loss (or what it is called)"
                 )
         self.model.configure_optimizers = functools.partial(
-            _configured, self.configure_optimizers, self.model, specs, config
+            configured, self.configure_optimizers, self.model, specs, config
         )
 
     # ------------------------------------------------------------------ running
@@ -406,18 +349,6 @@ class LeydenCLI:
         self.model.load_state_dict(checkpoint["state_dict"])
 
 
-def _drawn_seed(env: Mapping[str, str]) -> int:
-    """Draw a random seed; the processes of one run get the same."""
-    if not any(name in env for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
-        return int.from_bytes(os.urandom(4), "little")
-    if env.get(
-        "PL_GLOBAL_SEED", ""
-    ).isdigit():  # the first process, which started this one, told it
-        return int(env["PL_GLOBAL_SEED"])
-    shared = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
-    return zlib.crc32("|".join(env.get(name, "") for name in shared).encode())
-
-
 def _add_config(parser: Any) -> None:
     parser.add_argument(
         "-c",
@@ -434,14 +365,6 @@ def _add_scheduler_options(parser: Any) -> None:
         ("frequency", int, 1, "Step it after so many of them."),
     ):
         parser.add_argument(f"--lr_scheduler_config.{name}", type=kind, default=default, help=told)
-
-
-def _configured(give: Any, model: Any, specs: dict[str, Any], config: dict[str, Any]) -> Any:
-    optimizer = instantiate_class((model.parameters(),), specs["optimizer"])
-    if "lr_scheduler" not in specs:
-        return give(model, optimizer)
-    scheduler = instantiate_class((optimizer,), specs["lr_scheduler"])
-    return give(model, optimizer, {**config, "scheduler": scheduler})
 
 
 def _is_plain(value: Any) -> bool:

@@ -11,7 +11,8 @@ import yaml
 from torch.utils.data import DataLoader
 
 import leyden
-from leyden.cli import LeydenCLI, SaveConfigCallback, _drawn_seed, instantiate_class
+from leyden.cli import LeydenCLI, SaveConfigCallback, instantiate_class
+from leyden.cli_objects import drawn_seed
 from leyden.cli_parser import parser_class
 from leyden.config import defaults
 from leyden.engine.errors import MisconfigurationException
@@ -411,10 +412,10 @@ def test_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_processes_of_a_run_draw_the_same_seed() -> None:
     torchrun = {"MASTER_ADDR": "here", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "a"}
-    first, second = (_drawn_seed({**torchrun, "RANK": rank}) for rank in "01")
-    assert first == second != _drawn_seed({**torchrun, "RANK": "0", "MASTER_PORT": "29501"})
-    assert _drawn_seed({**torchrun, "RANK": "1", "PL_GLOBAL_SEED": "17"}) == 17
-    assert _drawn_seed({"PL_GLOBAL_SEED": "17"}) != _drawn_seed({})
+    first, second = (drawn_seed({**torchrun, "RANK": rank}) for rank in "01")
+    assert first == second != drawn_seed({**torchrun, "RANK": "0", "MASTER_PORT": "29501"})
+    assert drawn_seed({**torchrun, "RANK": "1", "PL_GLOBAL_SEED": "17"}) == 17
+    assert drawn_seed({"PL_GLOBAL_SEED": "17"}) != drawn_seed({})
 
 
 def test_help_tells_meaning_type_and_default(capsys: pytest.CaptureFixture[str]) -> None:
