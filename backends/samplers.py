@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import os
 import zlib
@@ -32,6 +33,7 @@ __all__ = [
     "shared",
 ]
 
+log = logging.getLogger(__name__)
 SEED_VARIABLE = "PL_GLOBAL_SEED"
 
 
@@ -186,6 +188,12 @@ def shared(loader: Any, replicas: int, rank: int, *, train: bool, batches: bool 
     if not isinstance(loader, DataLoader) or is_shared(loader):
         return loader
     if isinstance(loader.dataset, IterableDataset):
+        if rank == 0:
+            log.info(
+                "%s is iterable: every process reads all of it, unless its __iter__ gives each its "
+                "share (torch.distributed.get_rank(), get_world_size())",
+                type(loader.dataset).__name__,
+            )
         return loader
     seed = int(os.environ.get(SEED_VARIABLE, 0))
     own_batches = loader.batch_sampler is not None and (

@@ -162,6 +162,8 @@ class Agreement(Handler):
                 "the sampler of the training loader gave another order on some ranks in the last "
                 "epoch, so their shares overlapped: seed its generator alike on all ranks"
             )
+        # What one of them does on the way out, the others may not: nobody talks any more.
+        self.strategy.broken = True
         raise RankError(
             "the processes of this run do not agree, so none of them goes on:\n  "
             + "\n  ".join(found)

@@ -145,13 +145,16 @@ class TestLeftAlone:
         loader = DataLoader(DATA, batch_sampler=inner)
         assert shared(loader, 2, 1, train=False) is loader
 
-    def test_iterable_data_and_lists(self) -> None:
+    def test_iterable_data_and_lists(self, caplog: pytest.LogCaptureFixture) -> None:
         class Stream(IterableDataset[int]):
             def __iter__(self) -> Iterator[int]:
                 return iter(DATA)
 
         for loader in (DataLoader(Stream()), [1, 2]):
             assert shared(loader, 2, 1, train=True) is loader
+        with caplog.at_level("INFO", logger="leyden.backends.samplers"):
+            shared(DataLoader(Stream()), 2, 0, train=True)
+        assert "Stream is iterable: every process reads all of it" in caplog.text
 
 
 class TestEvaluation:

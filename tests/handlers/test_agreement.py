@@ -182,6 +182,16 @@ class TestPlan:
 
         assert ranks(2).run(run) == [6, 6]
 
+    def test_on_the_way_out_nobody_waits_for_what_only_one_does(self, tmp_path: Path) -> None:
+        def run() -> None:
+            saver = leyden.callbacks.ModelCheckpoint(dirpath=tmp_path / f"rank{rank()}")
+            callbacks = [saver] if rank() == 0 else []
+            made = trainer(max_epochs=1, callbacks=callbacks, checkpoint_callback=not rank())
+            made.fit(Bare(), loader(24, 4))
+
+        for message in self.fails(run):
+            assert "ModelCheckpoint" in message and "on rank 0 only" in message
+
     def test_an_argument_of_one_rank_is_named(self) -> None:
         def run() -> None:
             trainer(max_epochs=1 + rank()).fit(Bare(), loader(24, 4))
