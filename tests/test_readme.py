@@ -42,6 +42,15 @@ def test_every_promise_names_its_tests() -> None:
     assert all(CLAIM.search(row[1]) for row in rows)
 
 
+def test_every_lane_of_ci_is_explained_to_contributors() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    listed = re.findall(r"^(?:first|beside|last)=\((.*)\)$", script, re.MULTILINE)
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    lanes = " ".join(listed).split()
+    assert len(lanes) > 8
+    assert [lane for lane in lanes if f"| `{lane}` |" not in guide and lane != "venv"] == []
+
+
 def test_the_measured_table_says_how_to_measure_it() -> None:
     section = README.split("## What the loop costs\n")[1].split("\n## ")[0]
     (command,) = re.findall(r"^Repeat it: `make ([\w-]+)`$", section, re.MULTILINE)
