@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+
+import leyden
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,3 +60,10 @@ def test_the_measured_table_says_how_to_measure_it() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{command}:", makefile, re.MULTILINE)
     assert "| leyden |" in section and " us |" in section
+
+
+def test_the_citation_is_of_this_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == leyden.__version__
+    assert cited["license"] == "Apache-2.0" and cited["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors", "type"} <= set(cited)
