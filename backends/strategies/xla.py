@@ -110,7 +110,7 @@ def check_tpu_cores(cores: int | list[int], backend: str | None, said: str) -> N
         NotBuilt: torch_xla is missing or broken.
         MisconfiguredValue: there is no such core, or the two do not go together.
     """
-    if backend not in (None, "fsdp"):
+    if backend not in (None, "fsdp", "xla"):
         raise MisconfiguredValue(
             f"{said} and accelerator={backend!r} do not go together: leave accelerator out, or "
             "pass accelerator='fsdp' with tpu_cores=8 to cut the weights up too"

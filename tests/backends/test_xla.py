@@ -116,6 +116,7 @@ def test_what_does_not_go_together(with_xla: None, arguments: Any, words: str) -
         ({"tpu_cores": "8", "accelerator": "tpu"}, XLASpmdStrategy, "xla:0", None),
         ({"accelerator": "tpu"}, XLASpmdStrategy, "xla:0", None),
         ({"accelerator": "tpu", "devices": 1}, XLAStrategy, "xla:0", None),
+        ({"tpu_cores": 8, "accelerator": "xla"}, XLASpmdStrategy, "xla:0", None),
         ({"tpu_cores": 8, "accelerator": "fsdp"}, XLAFullyShardedStrategy, "xla:0", None),
     ],
 )

@@ -81,6 +81,7 @@ def test_curves_of_a_run_that_is_elsewhere(
     kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("fsspec", reason="the package fsspec is missing")
+    pytest.importorskip("matplotlib", reason="matplotlib is missing")
     logger = kind(f"memory://plots/{kind.__name__}", version="v")
     for step in range(3):
         logger.log_metrics({"loss": step / 2}, step)
