@@ -4,11 +4,12 @@ import importlib
 import os
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from leyden.callback import Callback
 from leyden.engine.errors import MisconfigurationException
+from leyden.handlers.checkpoint_files import exists, make_directory, write_text
+from leyden.handlers.checkpoint_names import join
 
 __all__ = ["SaveConfigCallback", "configured", "drawn_seed", "instantiate_class"]
 
@@ -39,15 +40,15 @@ class SaveConfigCallback(Callback):
         folder = trainer.log_dir
         if folder is None:
             return
-        path = Path(folder) / self.config_filename
-        if path.exists() and not self.overwrite:
+        path = join(folder, self.config_filename)
+        if exists(path) and not self.overwrite:
             raise MisconfigurationException(
                 f"{path} is there already, and this run would replace it: give the run a folder of "
                 "its own, or pass save_config_kwargs={'overwrite': True}, or "
                 "save_config_callback=None"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.text, encoding="utf-8")
+        make_directory(folder)
+        write_text(path, self.text)
 
 
 def instantiate_class(args: Any, init: Mapping[str, Any]) -> Any:

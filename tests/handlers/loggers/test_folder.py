@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from leyden.cli_objects import SaveConfigCallback
+from leyden.exceptions import MisconfigurationException
 from leyden.handlers.journal import Journal, read_journal
 from leyden.handlers.loggers import CSVLogger, LightningLoggerBase, TensorBoardLogger
 from leyden.handlers.loggers.folder import Mirror, next_version
@@ -135,6 +137,23 @@ def test_a_run(kind: Any, store: Any, tmp_path: Path) -> None:
     if kind is CSVLogger:
         rows = store.cat("/runs/mine/version_0/metrics.csv").decode().splitlines()
         assert len(rows) == 1 + 2 * (BATCHES + 2)
+
+
+def test_the_configuration_of_a_command_line_goes_there(store: Any, tmp_path: Path) -> None:
+    def fit() -> None:
+        made = trainer(
+            tmp_path,
+            max_epochs=1,
+            logger=CSVLogger("memory://runs", version="v"),
+            callbacks=[SaveConfigCallback("a: 1\n")],
+        )
+        made.fit(Tiny(), data(), data(2))
+
+    fit()
+    assert store.cat("/runs/default/v/config.yaml") == b"a: 1\n"
+    assert not os.path.exists("memory:")
+    with pytest.raises(MisconfigurationException, match="memory://runs.*is there already"):
+        fit()
 
 
 def test_the_default_logger_follows_the_root(store: Any) -> None:
