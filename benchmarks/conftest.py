@@ -50,6 +50,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     """Print the table, and write it where asked to."""
     report = config.stash[REPORT]
     if not report.rows:
+        for line in report.notes:
+            terminalreporter.write_line(line)
         return
     smoke = config.getoption("benchmark_disable", False)
     for name, package in PEERS.items():
@@ -106,6 +108,12 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 def smoke(request: pytest.FixtureRequest) -> bool:
     """Whether only the bounds are checked (--benchmark-disable)."""
     return bool(request.config.getoption("benchmark_disable", False))
+
+
+@pytest.fixture
+def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Add a line below the table, which is printed without one too."""
+    return request.config.stash[REPORT].note
 
 
 Measure = Callable[..., Rounds]
