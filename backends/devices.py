@@ -22,13 +22,15 @@ from typing import Any
 
 import torch
 
-from leyden.engine.errors import ReportedRuntime
+from leyden.engine.errors import MisconfiguredValue, ReportedRuntime
 from leyden.engine.rng import add_stream
 
 __all__ = [
+    "CHOSEN_VARIABLE",
     "KINDS",
     "Devices",
     "Machine",
+    "chosen_gpus",
     "devices_for",
     "free_gpus",
     "gpu_ids",
@@ -36,6 +38,8 @@ __all__ = [
     "use",
 ]
 
+#: By which started processes are told the GPUs that were picked.
+CHOSEN_VARIABLE = "LEYDEN_CHOSEN_GPUS"
 #: What ``accelerator=`` may name beside the ways to distribute, and torch's word for it.
 KINDS = {"auto": "", "cpu": "cpu", "cuda": "cuda", "gpu": "cuda", "mps": "mps", "tpu": "xla"}
 
@@ -171,6 +175,27 @@ def free_gpus(count: int, found: int, used: Callable[[int], int | None] | None =
             "pass a smaller number, or the ids yourself"
         )
     return sorted(index for _, index in free[:wanted])
+
+
+def chosen_gpus(count: int, found: int) -> list[int]:
+    """Pick free GPUs once for all processes of this machine.
+
+    Who starts processes tells them by ``CHOSEN_VARIABLE`` what was picked: by then other GPUs are
+    free.
+
+    Raises:
+        MisconfiguredValue: where others started several processes: each would pick for itself.
+    """
+    told = os.environ.get(CHOSEN_VARIABLE)
+    if told:
+        return [int(index) for index in told.split(",")]
+    together = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "1"))
+    if together.isdigit() and int(together) > 1:
+        raise MisconfiguredValue(
+            f"auto_select_gpus=True with gpus={count}: {together} processes are there on this "
+            "machine already, and each would choose for itself; pass the ids, or leave it out"
+        )
+    return free_gpus(count, found)
 
 
 def use(device: torch.device) -> None:

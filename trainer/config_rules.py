@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from leyden.backends.devices import KINDS, Machine, free_gpus, gpu_ids
+from leyden.backends.devices import KINDS, Machine, chosen_gpus, gpu_ids
 from leyden.backends.precision.levels import LEVELS
 from leyden.backends.strategies.xla import check_tpu_cores
 from leyden.config_names import BACKENDS, DEVICE_KINDS
@@ -221,7 +221,7 @@ def effects(values: Values) -> list[Change]:
 
     # Ids that somebody wrote down are no matter of choice.
     if values["auto_select_gpus"] and isinstance(values["gpus"], int):
-        picked = free_gpus(values["gpus"], Machine.look().cuda)
+        picked = chosen_gpus(values["gpus"], Machine.look().cuda)
         put("auto_select_gpus=True", gpus=picked)
 
     run = values["fast_dev_run"]

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from leyden.backends.devices import CHOSEN_VARIABLE
 from leyden.backends.launchers import ProcessLauncher, ScriptLauncher
 from leyden.backends.launchers.spawn import pickler
 from leyden.datamodule import LightningDataModule
@@ -69,6 +70,8 @@ def _in_script(
     version = getattr(trainer._run.logger, "version", None)
     if version is not None:
         extra["PL_EXP_VERSION"] = str(version)
+    if trainer._settings.auto_select_gpus and isinstance(trainer._settings.gpus, list):
+        extra[CHOSEN_VARIABLE] = ",".join(map(str, trainer._settings.gpus))
     strategy.environment = launcher.start(extra)
     strategy.launcher = None
     strategy.started_by = launcher
@@ -94,8 +97,7 @@ class _Objects:
         bound = _bound(_method(trainer, name), args, kwargs)
         model = bound.get("model")
         self.model = run.model if model is None else model
-        data = [v for v in bound.values() if isinstance(v, LightningDataModule)]
-        data += [run.datamodule, getattr(self.model, "datamodule", None)]
+        data = (*bound.values(), run.datamodule, getattr(self.model, "datamodule", None))
         self.data = next((one for one in data if isinstance(one, LightningDataModule)), None)
         own = run.model_callbacks or ()
         self.callbacks = [

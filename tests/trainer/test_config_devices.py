@@ -105,6 +105,13 @@ def test_the_gpu_that_is_free_is_chosen_and_told(monkeypatch: pytest.MonkeyPatch
     assert config.gpus == [1]
     assert [str(change) for change in config.changes] == ["gpus: 1 -> [1] (auto_select_gpus=True)"]
     assert parse(gpus=[0], auto_select_gpus=True).gpus == [0]
+    # A process that was started takes what was picked for all of them, whatever is free by now.
+    monkeypatch.setenv(devices.CHOSEN_VARIABLE, "0")
+    assert parse(gpus=1, auto_select_gpus=True).gpus == [0]
+    monkeypatch.delenv(devices.CHOSEN_VARIABLE)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert "each would choose for itself; pass the ids" in refused(gpus=1, auto_select_gpus=True)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
     assert parse(auto_select_gpus=True).gpus is None
     used[0] = used[1] = None
     with pytest.raises(RuntimeError, match=r"\[0, 1\] take no further process"):
