@@ -62,7 +62,7 @@ class TrainerConfig:
     """Whether gpus=k picks k GPUs that are free, rather than the first k."""
 
     tpu_cores: int | str | list[int] | None = None
-    """1 or 8 TPU cores, or [i] for core i (1 to 8)."""
+    """TPU cores, through torch_xla: 1, 8 for all of this machine, or [i] for core i (1 to 8)."""
 
     log_gpu_memory: str | None = None
     """'all' or 'min_max': log the memory used on the GPUs of this run."""
