@@ -139,10 +139,16 @@ class DDPStrategy(ProcessStrategy):
 
             return by_hand
 
+        # A static graph is learnt in the first backward pass, and only where that one sends. What
+        # it averages is averaged once more with the rest of its group, which changes nothing.
+        learns = bool(ddp.static_graph)
+
         def synchronised(*args: Any, **kwargs: Any) -> Any:
+            nonlocal learns
             if self._hooks and len(self._order) == len(self._hooks):
                 self._unwatch_order()
-            ddp.require_backward_grad_sync = closes()
+            ddp.require_backward_grad_sync = closes() or learns
+            learns = False
             return ddp(step, *args, **kwargs)
 
         return synchronised
@@ -195,6 +201,8 @@ class DDPStrategy(ProcessStrategy):
         With three or more processes the order of an addition depends on it, and with it the last
         bits of the gradients.
         """
+        if self.ddp is not None and self.ddp.static_graph:
+            return {"static_graph": True}
         return {"ready_order": list(self._order)} if self._order else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -203,6 +211,14 @@ class DDPStrategy(ProcessStrategy):
         All processes do so together, before the first step of a run that goes on.
         """
         order, ddp = state.get("ready_order"), self.ddp
+        if state.get("static_graph") and self.world_size > 2 and self.global_rank == 0:
+            warnings.warn(
+                "static_graph=True: the last bits of gradients may differ from those of the run "
+                "that was stopped, since torch learns the graph anew; leave it out to go on bit "
+                "for bit with three or more processes",
+                UserWarning,
+                stacklevel=2,
+            )
         if not order or ddp is None or not self._hooks:
             return
         parameters = [p for p in ddp.module.parameters() if p.requires_grad]

@@ -100,6 +100,10 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "unused layer": (Unused, FIND),
     "batches without loss": (Skips, FIND),
     "static graph": (Net, {"options": {"static_graph": True}}),
+    "static graph, accumulating": (
+        Net,
+        {"options": {"static_graph": True}, "accumulate_grad_batches": 3},
+    ),
     "a view of buckets": (Net, {"options": {"gradient_as_bucket_view": True}}),
     "small buckets": (Net, {"options": {"bucket_cap_mb": 0.0001}}),
     "plateau": (Plateau, {}),
@@ -130,8 +134,6 @@ def run(name: str) -> Outcome:
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_two_ranks_are_one_process_with_the_whole_batch(name: str) -> None:
-    if name == "static graph" and torch.__version__ < "2.4":
-        pytest.skip("static graphs need torch 2.4")
     one = ranks(1).run(run, name)[0]
     # In bfloat16 8 bits of the gradients are left: sums of other parts round differently.
     tolerance = 1e-2 if name == "bf16" else 1e-6

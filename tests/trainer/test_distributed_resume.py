@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,23 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         newest = max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
         resumed = ranks(count).run(finish, str(tmp_path / "rest"), str(newest), settings)
         equal(resumed, whole)
+
+
+@pytest.mark.slow
+def test_a_static_graph_is_told_of_where_bits_may_differ(tmp_path: Path) -> None:
+    settings = {"options": {"static_graph": True}}
+
+    def go_on(path: str) -> bool:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            finish(str(tmp_path / "rest"), path, settings)
+        return any("static_graph=True: the last bits" in str(one.message) for one in caught)
+
+    for count, told in ((2, [False, False]), (3, [True, False, False])):
+        folder = tmp_path / str(count)
+        ranks(count).run(finish, str(folder), None, settings, 5)
+        newest = max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        assert ranks(count).run(go_on, str(newest)) == told
 
 
 def halves(folder: str, path: str | None) -> Outcome:
