@@ -112,7 +112,8 @@ class DDPStrategy(ProcessStrategy):
         self.ddp = DistributedDataParallel(_Call(model), device_ids=self.device_ids(), **options)
         self._watch_order(self.ddp)
         if self.ddp.find_unused_parameters and "find_unused_parameters" not in self.ddp_options:
-            self.ddp.reducer = _QuietReducer(self.ddp)
+            quiet: Any = _QuietReducer(self.ddp)
+            self.ddp.reducer = quiet
 
     def device_ids(self) -> list[torch.device] | None:
         """The one device that the model is on, as DistributedDataParallel wants to know it."""
