@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from leyden.backends.devices import Machine, gpu_ids
+from leyden.backends.strategies import Strategy
+from leyden.backends.strategies.choice import NAMES
 from leyden.config_values import shown
 from leyden.engine.errors import MisconfiguredType, MisconfiguredValue
 
@@ -43,6 +45,16 @@ def check_processes(values: dict[str, Any], origin: Mapping[str, str]) -> None:
         raise MisconfiguredValue(
             f"gpus={shown(gpus)} with ddp_cpu, which works on CPUs: pass accelerator='ddp', or "
             "leave gpus out"
+        )
+    plugins = values["plugins"]
+    parts: Any = plugins if isinstance(plugins, (list, tuple)) else (plugins,)
+    given = [part for part in parts if isinstance(part, Strategy)]
+    kind, _ = NAMES.get(str(backend), (backend, {}))
+    kind = "ddp" if kind in ("ddp_spawn", "ddp_cpu") else kind
+    if given and kind not in (None, given[0].name):
+        raise MisconfiguredValue(
+            f"plugins={shown(plugins)} and {origin.get('distributed_backend', 'accelerator')}="
+            f"{backend!r} are two strategies: pass one of them"
         )
     processes = values["num_processes"]
     if gpus and processes > 1:

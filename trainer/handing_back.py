@@ -75,7 +75,8 @@ def module_state(
     if model is None:
         return state
     replaced: list[str] = []
-    for path, module in model.named_modules(remove_duplicate=False):
+    modules: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
+    for path, module in modules.items():
         if any(path == top or path.startswith(f"{top}.") for top in replaced):
             continue
         if before.modules.get(path) is not module:
@@ -117,8 +118,7 @@ def _take_tensor(
 ) -> None:
     table: dict[str, Any] = module._parameters if kind == "parameter" else module._buffers
     own = table.get(name)
-    fits = own is not None and not is_lazy(own) and value is not None
-    if fits and own.shape == value.shape and own.dtype == value.dtype:
+    if own is not None and value is not None and not is_lazy(own) and _alike(own, value):
         own.data.copy_(value)
         if own.is_leaf:
             own.requires_grad_(requires_grad)
@@ -128,6 +128,10 @@ def _take_tensor(
         table[name] = nn.Parameter(value, requires_grad=requires_grad)
     else:
         table[name] = value
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype
 
 
 def take_over(owner: Any, attributes: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
+from typing import Any
 
 from leyden.backends.launchers.lifeline import share_threads
 
@@ -43,7 +44,7 @@ def serve(path: str, variables: Mapping[str, str], count: int, connection: Conne
         result = f"{path}.{os.environ['RANK']}"
         with open(result, "wb") as file:
             file.write(value)
-        answer = ("returned", result, "")
+        answer: tuple[str, Any, str] = ("returned", result, "")
     except BaseException as error:  # SystemExit and KeyboardInterrupt too: the parent ends so
         trace = "".join(traceback.format_exception(error))
         answer = ("raised", _pickled(error), trace)

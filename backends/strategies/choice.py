@@ -30,6 +30,7 @@ from leyden.backends.strategies.base import Strategy
 from leyden.backends.strategies.data_parallel import DataParallelStrategy, DDP2Strategy
 from leyden.backends.strategies.ddp import DDPStrategy
 from leyden.backends.strategies.fsdp import FSDPStrategy
+from leyden.backends.strategies.processes import ProcessStrategy
 from leyden.engine.errors import MisconfigurationException
 
 __all__ = ["NAMES", "strategy_for"]
@@ -107,7 +108,13 @@ def strategy_for(settings: Any) -> Strategy:
         _check_fit(settings, around, per_node)
     world = around.world_size if around.started else per_node * settings.num_nodes
     if ready is not None:
-        return _placed(ready, ready.name, devices, around, world, settings)
+        if world == 1 and not around.started and isinstance(ready, ProcessStrategy):
+            return _Refused(
+                devices.of(0),
+                f"plugins={ready!r} has one process to distribute to: pass num_processes=2 (on "
+                "CPUs) or gpus=2, or start the script with torchrun",
+            )
+        return _placed(ready, name or ready.name, devices, around, world, settings)
     if name is None:
         if world == 1:
             return Strategy(devices.of(0), around)

@@ -17,6 +17,7 @@ import torch
 import leyden
 from leyden.backends.launchers import ProcessLauncher, ScriptLauncher
 from leyden.backends.launchers.spawn import RankEnded
+from leyden.backends.strategies import DDPStrategy, FSDPStrategy
 from leyden.callbacks import ModelCheckpoint
 from leyden.engine import Events
 from leyden.engine.errors import MisconfigurationException
@@ -278,6 +279,21 @@ def test_a_killed_worker_of_torchrun_goes_on_from_the_last_checkpoint(
 def test_flags_are_those_of_1_1(arguments: dict[str, Any], flags: tuple[bool, ...]) -> None:
     trainer = leyden.Trainer(logger=False, checkpoint_callback=False, **arguments)
     assert (trainer.use_dp, trainer.use_ddp, trainer.use_ddp2) == flags
+
+
+def test_a_plugin_and_a_name_are_one_strategy() -> None:
+    with pytest.raises(MisconfigurationException, match="='ddp' are two strategies"):
+        leyden.Trainer(plugins=FSDPStrategy(), accelerator="ddp", num_processes=2)
+    both = leyden.Trainer(
+        plugins=DDPStrategy(),
+        accelerator="ddp_cpu",
+        num_processes=2,
+        checkpoint_callback=False,
+        logger=False,
+    )
+    assert isinstance(both.strategy.launcher, ProcessLauncher) and both.world_size == 2
+    with pytest.raises(MisconfigurationException, match="one process to distribute to"):
+        leyden.Trainer(plugins=DDPStrategy(), logger=False).fit(Net(), loader(), loader())
 
 
 @pytest.mark.parametrize("name", ["ddp", "ddp_spawn", "ddp2", "dp"])
