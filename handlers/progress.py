@@ -53,7 +53,7 @@ class ProgressBar(ProgressBarBase):
 
     def __getstate__(self) -> dict[str, Any]:
         # Bars hold the terminal and locks, which stay in this process.
-        return {**self.__dict__, **dict.fromkeys(_BARS), "_trainer": None}
+        return {**super().__getstate__(), **dict.fromkeys(_BARS), "_trainer": None}
 
     @property
     def refresh_rate(self) -> int:

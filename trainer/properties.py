@@ -1,6 +1,7 @@
 """What can be read from a Trainer while it runs and afterwards; the parts hold it."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,17 @@ class TrainerProperties(HardwareProperties):
     def _change(self, name: str, value: Any) -> None:
         """Set one argument, by the rules of ``settings.py``, and remake what reads it."""
         change(name, value, self._settings, self._run)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle, or a copy, has the arguments, callbacks and loggers, and has not run yet."""
+        given = dict(self._settings.given)
+        clocks = [one for one in self.callbacks if getattr(one, "origin", "")[:8] == "max_time"]
+        given["callbacks"] = [one for one in self.callbacks if one not in clocks]
+        if not isinstance(given.get("checkpoint_callback", True), bool):
+            del given["checkpoint_callback"]  # it is among the callbacks
+        if self.logger is not None and not self._settings.fast_dev_run:
+            given["logger"] = self.logger
+        return _again, (type(self), given)
 
     # ------------------------------------------------------------------ position
 
@@ -405,6 +417,12 @@ class TrainerProperties(HardwareProperties):
     def load_resume_state(self, state: Any, epoch: int, global_step: int) -> None:
         """Go on where a checkpoint was saved."""
         self._run.load_resume_state(state, epoch, global_step)
+
+
+def _again(kind: Any, given: dict[str, Any]) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it was told when they were given
+        return kind(**given)
 
 
 def _path(value: Any) -> str:
