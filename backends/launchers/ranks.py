@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import pickle
 import threading
@@ -36,6 +37,9 @@ def serve(path: str, variables: Mapping[str, str], count: int, connection: Conne
     os.environ.clear()
     os.environ.update(variables)
     share_threads(count)
+    # Loader workers start as in any process. Otherwise how this one was started is handed down:
+    # each worker would import torch anew, and get the data set by pickling.
+    multiprocessing.set_start_method(None, force=True)
     threading.Thread(target=_listen, args=(connection,), name="leyden-parent", daemon=True).start()
     try:
         with open(path, "rb") as file:
