@@ -73,4 +73,4 @@ def test_a_test_suite_for_lightning_1_1_passes_unchanged(tmp_path: Path) -> None
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
-    assert re.search(r"^2\d passed", done.stdout, re.MULTILINE), done.stdout[-500:]
+    assert re.search(r"^[23]\d passed", done.stdout, re.MULTILINE), done.stdout[-500:]

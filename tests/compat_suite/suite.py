@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import sys
 from argparse import Namespace
 from unittest import mock
 from unittest.mock import MagicMock, Mock, patch
@@ -331,3 +332,67 @@ def test_lr_monitor(tmpdir):
     assert monitor.lr_sch_names == ["lr-SGD"] and len(monitor.lrs["lr-SGD"]) > 0
     with pytest.raises(MisconfigurationException):
         few(tmpdir, callbacks=[LearningRateMonitor()], logger=False).fit(BoringModel())
+
+
+def test_a_trainer_can_be_pickled(tmpdir):
+    trainer = few(tmpdir, callbacks=[EarlyStopping("abc")])
+    assert isinstance(pickle.loads(pickle.dumps(trainer)), Trainer)
+
+
+@pytest.mark.parametrize("extra", [{}, {"logger": True}, {"checkpoint_callback": True}])
+def test_arguments_reach_the_constructor(extra):
+    parsed = Namespace(logger=False, unknown_arg=0)
+    with mock.patch("pytorch_lightning.Trainer.__init__", autospec=True, return_value=None) as init:
+        trainer = Trainer.from_argparse_args(parsed, **extra)
+        init.assert_called_with(trainer, **{"logger": False, **extra})
+    with pytest.raises(TypeError, match="got an unexpected keyword argument 'unknown_arg'"):
+        Trainer.from_argparse_args(parsed, unknown_arg=0)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmpdir):
+    class Model(BoringModel):
+        def training_step(self, batch, batch_idx):
+            output = super().training_step(batch, batch_idx)
+            if batch_idx == 2:
+                output["loss"] = output["loss"] * torch.tensor(float("inf"))
+            return output
+
+    model = Model()
+    with pytest.raises(ValueError):
+        few(tmpdir, terminate_on_nan=True).fit(model)
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_an_interrupt_is_told_and_ends_the_run(tmpdir):
+    class Interrupts(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx):
+            raise KeyboardInterrupt
+
+    class Hears(Callback):
+        found = None
+
+        def on_keyboard_interrupt(self, trainer, pl_module):
+            self.found = sys.exc_info()[1]
+
+    hears = Hears()
+    trainer = few(tmpdir, callbacks=[Interrupts(), hears])
+    trainer.fit(BoringModel())
+    assert trainer.interrupted and isinstance(hears.found, KeyboardInterrupt)
+    assert trainer.state == TrainerState.INTERRUPTED
+
+
+def test_a_test_takes_the_best_the_last_or_a_given_file(tmpdir):
+    trainer = few(tmpdir, max_epochs=2, callbacks=[ModelCheckpoint(monitor="a_epoch")])
+    trainer.fit(Logs())
+    trainer.test(ckpt_path=None)
+    assert trainer.tested_ckpt_path is None
+    trainer.test(ckpt_path="best")
+    assert trainer.tested_ckpt_path == trainer.checkpoint_callback.best_model_path
+    with pytest.raises(FileNotFoundError):
+        trainer.test(ckpt_path="random.ckpt")
+
+
+def test_optimizers_can_be_asked_for(tmpdir):
+    optimizers, schedulers, frequencies = few(tmpdir).init_optimizers(BoringModel())
+    assert len(optimizers) == len(schedulers) == 1 and frequencies == []
+    assert schedulers[0]["interval"] == "epoch"
