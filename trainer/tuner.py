@@ -134,6 +134,7 @@ class Tuner:
         if self._trainer._settings.fast_dev_run:
             _skipped("the search for a learning rate")
             return None
+        model = self._itself(model)
         verify(model, "fit")
         strategy = self._trainer.strategy
         datamodule = self._connected(model, datamodule, train_dataloader, val_dataloaders)
@@ -211,6 +212,7 @@ class Tuner:
         if self._trainer._settings.fast_dev_run:
             _skipped("the search for a batch size")
             return None
+        model = self._itself(model)
         verify(model, "fit")
         scaler = BatchSizeScaler(mode, init_val=init_val, max_trials=max_trials, margin=margin)
         _check_steps(steps_per_trial)
@@ -291,6 +293,11 @@ class Tuner:
         run.handlers.add(RestingSchedulers(run), origin="tune")
         run.handlers.add(finder, origin="tune")
         return run
+
+    def _itself(self, model: Any) -> Any:
+        """The module within ``torch.compile(module)``; any other model is itself already."""
+        compiled = hasattr(model, "_orig_mod")
+        return self._trainer._run.compiling.take_out(model) if compiled else model
 
     def _connected(self, model: Any, datamodule: Any, *loaders: Any) -> Any:
         if datamodule is None and any(loader is not None for loader in loaders):

@@ -101,6 +101,21 @@ def test_test_and_predict_take_a_compiled_module() -> None:
     assert run.predict(wrapped, data(2))[0].shape == (4, 1) and backend.graphs == 2
 
 
+def test_a_search_takes_a_compiled_module() -> None:
+    class Rated(Bare):
+        lr = 0.1
+
+        def train_dataloader(self) -> Any:
+            return data()
+
+    model = Rated()
+    wrapped = torch.compile(model, backend="eager")
+    found = trainer().tuner.lr_find(wrapped, num_training=5)
+    assert found is not None and len(found.results["loss"]) == 5
+    trainer(auto_lr_find=True).tune(wrapped, data())
+    assert model.lr != 0.1
+
+
 def test_a_resumed_run_is_exact(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"compile": {"backend": "eager"}}
     whole = Tiny()
