@@ -29,6 +29,7 @@ class RunningLoss(Handler):
     order = 5.0
     order_reason = "before the hooks (10): a progress bar is drawn in one"
     state_keys = ("losses", "group")
+    one_rank = True  # where a bar is drawn
 
     def __init__(self, window: int = 20) -> None:
         super().__init__()

@@ -182,6 +182,16 @@ class TestPlan:
 
         assert ranks(2).run(run) == [6, 6]
 
+    def test_a_bar_that_is_drawn_on_one_rank_is_no_other_plan(self) -> None:
+        def run() -> int:
+            ask = At(2, 0, lambda trainer: trainer.running_loss)
+            made = trainer(max_epochs=2, callbacks=[ask])
+            made.fit(Bare(), loader(24, 4))
+            assert ("RunningLoss" in made.handlers) == (rank() == 0)
+            return int(made.global_step)
+
+        assert ranks(2).run(run) == [12, 12]
+
     def test_on_the_way_out_nobody_waits_for_what_only_one_does(self, tmp_path: Path) -> None:
         def run() -> None:
             saver = leyden.callbacks.ModelCheckpoint(dirpath=tmp_path / f"rank{rank()}")
