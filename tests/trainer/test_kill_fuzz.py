@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import random
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.trainer.kill_runs import KINDS, work
 
 RUNS = int(os.environ.get("LEYDEN_KILL_RUNS", "12"))
 SEED = int(os.environ.get("LEYDEN_KILL_SEED", "1"))
+JOBS = 2  # runs at a time: they wait as often as they compute
 PATIENCE = 100.0  # seconds; far more than any of them takes
 
 
@@ -69,37 +71,41 @@ def _kill(process: Any, numbers: random.Random, kind: str) -> None:
         process.join(PATIENCE)  # it finds out, and ends with an error
 
 
+def _one(context: Any, root: Path, kind: str, reference: dict[str, Any]) -> tuple[int, int]:
+    """Kill one run up to five times and let it go on; give the kills and the damaged files."""
+    numbers = random.Random(f"{SEED} {kind} {root.name}")
+    root.mkdir()
+    killed = 0
+    for _ in range(numbers.randint(1, 5)):
+        process = _start(context, root, "last" if any(root.iterdir()) else None, kind)
+        process.join(numbers.random() * reference["seconds"])
+        if process.is_alive():
+            _kill(process, numbers, kind)
+            killed += 1
+        process.join(PATIENCE)
+        if (root / "outcome.json").exists():
+            break
+    if not (root / "outcome.json").exists():
+        _start(context, root, "last", kind).join(PATIENCE)
+    outcome, told = _outcome(root), (root / "errors.txt").read_text()
+    seen, whole = outcome.pop("seen"), reference["seen"]
+    assert seen == whole[len(whole) - len(seen) :]
+    same = outcome.keys() - {"seconds"}
+    wrong = {k: (outcome[k], reference[k]) for k in same if outcome[k] != reference[k]}
+    assert not wrong, (root.name, wrong, told[-2000:])
+    assert not list(root.rglob(".leyden-*")), "an unfinished file of a killed process is left"
+    return killed, told.count("skipped: ")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_anywhere(tmp_path: Path, context: Any, kind: str) -> None:
-    numbers = random.Random(f"{SEED} {kind}")
     reference = _whole(context, tmp_path / "whole", kind)
-    seconds = reference.pop("seconds")
     # Loaders with workers take longer to start: fewer of those.
     share = {"plain": 0.6, "in a thread": 0.25, "two workers": 0.15}[kind]
-    killed = skipped = 0
-    for number in range(round(RUNS * share)):
-        root = tmp_path / str(number)
-        root.mkdir()
-        times = numbers.randint(1, 5)
-        for _ in range(times):
-            process = _start(context, root, "last" if any(root.iterdir()) else None, kind)
-            process.join(numbers.random() * seconds)
-            if process.is_alive():
-                _kill(process, numbers, kind)
-                killed += 1
-            process.join(PATIENCE)
-            if (root / "outcome.json").exists():
-                break
-        if not (root / "outcome.json").exists():
-            _start(context, root, "last", kind).join(PATIENCE)
-        outcome = _outcome(root)
-        outcome.pop("seconds")
-        seen, told = outcome.pop("seen"), (root / "errors.txt").read_text()
-        skipped += told.count("skipped: ")
-        assert seen == reference["seen"][len(reference["seen"]) - len(seen) :]
-        wrong = {k: (v, reference[k]) for k, v in outcome.items() if v != reference[k]}
-        assert not wrong, (number, wrong, told[-2000:])
-        assert not list(root.rglob(".leyden-*")), "an unfinished file of a killed process is left"
-    print(f"\n{kind}: {round(RUNS * share)} runs, {killed} kills, {skipped} damaged files skipped")
+    roots = [tmp_path / str(number) for number in range(round(RUNS * share))]
+    with ThreadPoolExecutor(JOBS) as pool:
+        found = list(pool.map(lambda root: _one(context, root, kind, reference), roots))
+    killed, skipped = (sum(numbers) for numbers in zip(*found, strict=True))
+    print(f"\n{kind}: {len(roots)} runs, {killed} kills, {skipped} damaged files skipped")
