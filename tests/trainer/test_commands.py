@@ -135,3 +135,13 @@ def test_doctor_tells_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "0: Big, 80.0 GiB of memory, 1.0 GiB in use, compute capability 9.0" in text
     assert re.search(r"TPU +none: torch_xla is missing", text)
     assert re.search(r"gpus=1 +works", text)
+
+
+def test_every_command_is_on_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = re.findall(r"\{([\w,]+)\}", capsys.readouterr().out)[0]
+    page = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
+    row = re.compile(r"^\| `python -m leyden (\w+)", re.MULTILINE)
+    told = row.findall(page.read_text(encoding="utf-8"))
+    assert sorted(told) == sorted(listed.split(","))
