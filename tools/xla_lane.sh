@@ -33,7 +33,9 @@ os.execv(sys.executable, [sys.executable, "-m", "pytest", *sys.argv[1:]])
     tests/engine tests/backends tests/handlers tests/trainer > "$core" 2>&1 &
 pid=$!
 status=0
-PJRT_DEVICE=CPU CPU_NUM_DEVICES=4 "$venv/bin/python" -m pytest -m xla --durations=5 tests "$@" \
+# One process does what dozens of tests look at: minutes, where the machine is busy.
+PJRT_DEVICE=CPU CPU_NUM_DEVICES=4 "$venv/bin/python" -m pytest -m xla -o faulthandler_timeout=900 --durations=5 \
+    tests "$@" \
     || status=1
 wait $pid || status=1
 echo "--- the core tests on torch $("$venv/bin/python" -c 'import torch; print(torch.__version__)')"
