@@ -178,7 +178,7 @@ class OwnPosition(Position):
         self._start = state["start"]
         self.streams.write(state["start"])
         self.loader.load_state_dict(state["loader"])
-        batches = iter(self.loader)
+        batches: Iterator[Any] = iter(self.loader)
         if state.get("cut", False):  # nothing more is taken: let it leave where it would go on
             next(batches, None)
         return batches
