@@ -416,3 +416,39 @@ class TestFirstRankOnly:
             return made.global_step
 
         assert ranks(2).run(work) == [18, 18]
+
+
+PARTS: dict[str, Any] = {
+    "DeviceStatsMonitor": lambda: leyden.callbacks.DeviceStatsMonitor(cpu_stats=True),
+    "EMAWeightAveraging": lambda: leyden.handlers.EMAWeightAveraging(decay=0.5),
+    "LearningRateMonitor": lambda: leyden.callbacks.LearningRateMonitor(),
+    "ProgressBar": lambda: leyden.callbacks.ProgressBar(),
+    "ThroughputMonitor": lambda: leyden.handlers.ThroughputMonitor(),
+    "Timer": lambda: leyden.callbacks.Timer("00:01:00:00"),
+    "GradientAccumulationScheduler": lambda: leyden.callbacks.GradientAccumulationScheduler({1: 2}),
+}
+
+
+@pytest.mark.parametrize("name", sorted(PARTS))
+def test_the_processes_agree_with_each_of_our_callbacks(name: str, tmp_path: Path) -> None:
+    """Some look at files, clocks or the screen: they must not make two plans of one."""
+
+    def work() -> int:
+        warnings.simplefilter("ignore")
+        logger = leyden.loggers.CSVLogger(str(tmp_path))
+        bar = 1 if name == "ProgressBar" else 0
+        made = trainer(
+            tmp_path,
+            max_epochs=3,
+            callbacks=[PARTS[name]()],
+            logger=logger,
+            progress_bar_refresh_rate=bar,
+            profiler="simple",
+            checkpoint_callback=True,
+            weights_summary="top",
+        )
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            made.fit(Net(), loader(24, 4), loader(13, 4))
+        return int(made._run.state.iteration)
+
+    assert ranks(2).run(work) == [18, 18]
