@@ -48,6 +48,7 @@ def found_attributes(owner: Any) -> dict[str, Any]:
         name: value
         for name, value in state.items()
         if name not in _TABLES
+        and not name.startswith("__composable_api")  # what fully_shard made of it
         and name not in _TIED
         and not (isinstance(owner, nn.Module) and _is_hook_table(name))
         and not isinstance(value, (Dataset, DataLoader))  # data, which each process makes

@@ -113,6 +113,34 @@ def test_layers_that_setup_makes_are_there_afterwards(tmp_path: Path) -> None:
     assert weights(net).shape == (10,) and net.count == 3
 
 
+def test_a_sharded_model_is_whole_afterwards(tmp_path: Path, alone: dict[str, Any]) -> None:
+    net = Net()
+    trainer = trainer_for(tmp_path, strategy="fsdp", num_processes=2)
+    trainer.strategy.launcher = ProcessLauncher(2)  # by its name it would start pytest again
+    trainer.fit(net, loader(), loader())
+    trainer.max_epochs = 3
+    trainer.fit(net, loader(), loader())
+    assert type(net.layers[0]) is torch.nn.Linear
+    assert type(net.layers[0].weight) is torch.nn.Parameter
+    assert torch.allclose(weights(net), alone["three"], rtol=0, atol=1e-5)
+
+
+def test_a_run_in_two_parts_is_the_run_in_one(tmp_path: Path) -> None:
+    class Random(Net):
+        def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+            return super().training_step(batch, batch_idx) * torch.rand(1).squeeze()
+
+    def trained(*epochs: int) -> torch.Tensor:
+        leyden.seed_everything(2)
+        net, trainer = Random(), trainer_for(tmp_path, **TWO)
+        for until in epochs:
+            trainer.max_epochs = until
+            trainer.fit(net, loader(), loader())
+        return weights(net)
+
+    assert torch.equal(trained(3), trained(1, 3))
+
+
 def test_tuning_happens_in_all_processes(tmp_path: Path) -> None:
     class Tuned(Net):
         lr = 0.1
