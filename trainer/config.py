@@ -223,7 +223,7 @@ class TrainerConfig:
 
         Raises:
             MisconfigurationException: for an unknown argument, a wrong type, value or combination,
-                and for what is not built yet. The message names the argument.
+                and for what this machine cannot serve. The message names the argument.
 
         Example:
             >>> config = TrainerConfig.parse(max_epochs=5, fast_dev_run=True)

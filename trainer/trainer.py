@@ -51,7 +51,7 @@ class Trainer(TrainerProperties):
     never may.
 
     Raises:
-        MisconfigurationException: for an argument that is unknown, wrong or not built yet; it says
+        MisconfigurationException: for an argument that is unknown, wrong or not there; it says
             what to do.
 
     Example:
