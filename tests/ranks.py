@@ -39,6 +39,8 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"
 #: Bounds each wait of a collective call inside a rank, in seconds.
 GROUP_TIMEOUT = 60
 PRELOADED = ["torch", "torch.distributed", "torch.optim", "torch._dynamo", "leyden", "pytest"]
+#: and for what leyden itself launches later, from the same server.
+PRELOADED += ["leyden.trainer", "leyden.launching"]
 
 _pools: dict[int, Ranks] = {}
 

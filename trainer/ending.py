@@ -38,7 +38,8 @@ def failed(run: Run, error: BaseException) -> None:
         if not run.interrupted:
             run.interrupted = True
             run.status = TrainerState.INTERRUPTED
-            log.warning("interrupted: training ends here, what is done is kept")
+            if run.trainer.is_global_zero:
+                log.warning("interrupted: training ends here, what is done is kept")
             if run.interruption.requested:
                 run.interruption.out_of_danger()
                 _noted(error, partial(_save_interrupted, run))
