@@ -376,6 +376,20 @@ class TestFirstRankOnly:
 
         assert ranks(2).run(work) == [["rank0"], ["rank0"]]
 
+    def test_one_process_may_save_weights_alone(self, tmp_path: Path) -> None:
+        class Saves(Bare):
+            def on_train_batch_end(self, *args: Any) -> None:
+                if dist.get_rank() == 0 and self.trainer._run.state.iteration == 3:
+                    self.trainer.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+
+        def work() -> int:
+            made = trainer(tmp_path, max_epochs=1)
+            made.fit(Saves(), loader(24, 4))
+            return made.global_step
+
+        assert ranks(2).run(work) == [6, 6]
+        assert "optimizer_states" not in torch.load(tmp_path / "weights.ckpt")
+
     def test_the_best_checkpoints_are_the_same_on_all(self, tmp_path: Path) -> None:
         def work() -> tuple[str, dict[str, float], str]:
             saver = leyden.callbacks.ModelCheckpoint(
