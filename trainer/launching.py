@@ -14,9 +14,7 @@ that the next ``fit`` goes on with.
 
 import contextlib
 import inspect
-import io
 import os
-import pickle
 import sys
 import warnings
 import weakref
@@ -29,7 +27,7 @@ from leyden.backends.devices import CHOSEN_VARIABLE
 from leyden.backends.launchers import ProcessLauncher, ScriptLauncher
 from leyden.backends.launchers.spawn import pickler
 from leyden.datamodule import LightningDataModule
-from leyden.engine import RemovableEventHandle, rng
+from leyden.engine import rng
 from leyden.engine.errors import MisconfigurationException
 from leyden.handing_back import Handed, found_attributes, module_state, take_module, take_over
 from leyden.handlers import checkpoint_io
@@ -37,6 +35,7 @@ from leyden.handlers.base import Handler
 from leyden.handlers.model_checkpoint import ModelCheckpoint
 from leyden.handlers.timer import Timer
 from leyden.saving import whole_state
+from leyden.sending import Late, dumps, loads
 
 __all__ = ["launch", "save_handed"]
 
@@ -138,7 +137,7 @@ def _in_processes(
         **_parts(trainer),
         **objects.named(run),
     }
-    handed = _loads(first, known)
+    handed = loads(first, known)
     _take(trainer, objects, handed, known)
     return handed["value"]
 
@@ -192,7 +191,7 @@ def _packed(
     }
     try:
         ids = {**_parts(trainer), "trainer": trainer, "strategy": None, "precision": None}
-        return _dumps(sent, ids)
+        return dumps(sent, ids)
     except Exception as error:  # whatever a user's class does when it is pickled
         raise MisconfigurationException(
             f"{name} is to run in {run.strategy.world_size} new processes, and "
@@ -262,7 +261,7 @@ def _in_rank(blob: bytes) -> bytes:
     from leyden.trainer import Trainer
 
     trainer: Any = Trainer.__new__(Trainer)
-    sent = _loads(blob, _Late(trainer))
+    sent = loads(blob, Late(trainer))
     for handler in (*sent["arguments"]["callbacks"], *(one for one, _ in sent["handlers"])):
         getattr(handler, "__dict__", {}).pop("_attached_handles", None)
     with _quiet():
@@ -316,7 +315,7 @@ def _packed_back(trainer: Any, objects: _Objects, before: Handed, name: str, val
         **named,
     }
     try:
-        return _dumps(sent, ids)
+        return dumps(sent, ids)
     except Exception:  # an attribute that a run made and that cannot be sent
         lost: list[str] = []
         for key, attributes in sent["attributes"].items():
@@ -330,14 +329,14 @@ def _packed_back(trainer: Any, objects: _Objects, before: Handed, name: str, val
                 UserWarning,
                 stacklevel=2,
             )
-        return _dumps(sent, ids)
+        return dumps(sent, ids)
 
 
 def _without_foreign(attributes: dict[str, Any], ids: Mapping[str, Any], owner: str) -> list[str]:
     lost = []
     for key, value in list(attributes.items()):
         try:
-            _dumps(value, ids)
+            dumps(value, ids)
         except Exception:  # found
             del attributes[key]
             lost.append(f"{owner}.{key}")
@@ -444,48 +443,3 @@ def save_handed(run: Any, path: Any, weights_only: bool) -> None:
         checkpoint["leyden"] = {name: own[name] for name in ("version", "run") if name in own}
     checkpoint_io.save(checkpoint, path)
     run.state.saved_path = os.fspath(path)
-
-
-# ---------------------------------------------------------------------------- pickles with names
-
-
-def _dumps(value: Any, known: Mapping[str, Any]) -> bytes:
-    """Pickle by value; the known objects stand there by their names."""
-    names = {id(one): name for name, one in known.items() if one is not None}
-
-    class Pickler(pickler().Pickler):  # type: ignore[misc]
-        def persistent_id(self, one: Any) -> Any:
-            return names.get(id(one))
-
-        def reducer_override(self, one: Any) -> Any:
-            # Where a handler listens is said anew in each process.
-            if isinstance(one, RemovableEventHandle):
-                return type(None), ()
-            return super().reducer_override(one)
-
-    file = io.BytesIO()
-    Pickler(file).dump(value)
-    return file.getvalue()
-
-
-def _loads(blob: bytes, known: Any) -> Any:
-    class Unpickler(pickle.Unpickler):
-        def persistent_load(self, name: Any) -> Any:
-            return known[name]
-
-    return Unpickler(io.BytesIO(blob)).load()
-
-
-class _Late:
-    """The parts of a Trainer that is being made: only itself is there from the beginning."""
-
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
-
-    def __getitem__(self, name: str) -> Any:
-        if name == "trainer":
-            return self.trainer
-        raise MisconfigurationException(
-            f"what is sent to the new processes holds the Trainer's {name}: keep the Trainer "
-            "itself instead, or what is needed of it"
-        )
