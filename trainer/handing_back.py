@@ -76,8 +76,8 @@ def module_state(
     if model is None:
         return state
     replaced: list[str] = []
-    modules: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
-    for path, module in modules.items():
+    modules: Any = model.named_modules(remove_duplicate=False)
+    for path, module in modules:
         if any(path == top or path.startswith(f"{top}.") for top in replaced):
             continue
         if before.modules.get(path) is not module:
