@@ -76,11 +76,10 @@ def module_state(
     if model is None:
         return state
     replaced: list[str] = []
-    modules: Any = model.named_modules(remove_duplicate=False)
-    for path, module in modules:
+    for path, module in model.named_modules(remove_duplicate=False):
         if any(path == top or path.startswith(f"{top}.") for top in replaced):
             continue
-        if before.modules.get(path) is not module:
+        if path not in before.modules or before.modules[path] is not module:
             replaced.append(path)
             state["new"][path] = module
             continue
