@@ -36,7 +36,9 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor, None]:
         whole = gradient.contiguous().clone()
         dist.all_reduce(whole, group=ctx.group)
         return whole[dist.get_rank(ctx.group)], None

@@ -130,7 +130,9 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *others: Any) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor, *others: Any
+    ) -> tuple[Tensor | None, ...]:
         normal, weight, scale, count = ctx.saved_tensors
         grad = grad.to(normal.dtype)
         total, along = grad.sum(ctx.dims), (grad * normal).sum(ctx.dims)

@@ -122,7 +122,8 @@ class Feed:
             self._position.streams.write(state["streams"])
             self._epoch += 1
             return self._wrap(self._position.start(self._epoch), 0)
-        batches = self._position.resume(loader, position, self._epoch)
+        inside: Any = loader
+        batches = self._position.resume(inside, position, self._epoch)
         wrapped = self._wrap(batches, position)
         if state["ahead"] is not None and self._ahead is not None:
             if "streams" in state["ahead"]:

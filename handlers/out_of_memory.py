@@ -50,8 +50,9 @@ def explain(
     lines.append(f"  the batch: {shapes or 'none was at hand, it was being made'}")
     lines += [f"  try: {text}" for text in advice]
     text = "\n".join(lines)
-    if hasattr(error, "add_note"):
-        error.add_note(text)
+    add_note = getattr(error, "add_note", None)
+    if add_note is not None:
+        add_note(text)
     else:
         first = error.args[0] if error.args else ""
         error.args = (f"{first}\n{text}", *error.args[1:])

@@ -90,7 +90,7 @@ def measure(
     """Train once; return the accuracy in per cent, the microseconds of a step, and the bytes."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits: Any = load_digits()
     x = torch.tensor(digits.data, dtype=torch.float32)[:images] / 16
     y = torch.tensor(digits.target)[:images]
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))

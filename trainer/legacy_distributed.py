@@ -28,7 +28,7 @@ __all__ = [
 log = logging.getLogger("pytorch_lightning")
 
 if distributed.is_available():
-    from torch.distributed import ReduceOp, group
+    from torch.distributed import ReduceOp, group  # pyright: ignore[reportAssignmentType]
 else:  # a torch that was built without it
 
     class ReduceOp:  # type: ignore[no-redef]
@@ -74,7 +74,7 @@ def sync_ddp(result: Tensor, group: Any = None, reduce_op: Any = None) -> Tensor
         reduce_op: A ``ReduceOp``, or ``"mean"`` or ``"avg"``; None or other text adds up.
     """
     mean = isinstance(reduce_op, str) and reduce_op.lower() in ("avg", "mean")
-    operation = ReduceOp.SUM if reduce_op is None or isinstance(reduce_op, str) else reduce_op
+    operation: Any = ReduceOp.SUM if reduce_op is None or isinstance(reduce_op, str) else reduce_op
     distributed.all_reduce(result, op=operation, group=group)
     return result / distributed.get_world_size(group) if mean else result
 

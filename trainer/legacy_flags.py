@@ -54,7 +54,7 @@ FLAGS: dict[str, Callable[[], Any]] = {
     "NATIVE_AMP_AVAILABLE": lambda: True,
     "OMEGACONF_AVAILABLE": lambda: module_available("omegaconf"),
     "RPC_AVAILABLE": lambda: (
-        torch.distributed.is_available() and torch.distributed.rpc.is_available()
+        torch.distributed.is_available() and bool(getattr(torch.distributed, "rpc").is_available())  # noqa: B009  # no stubs
     ),
     "TORCHTEXT_AVAILABLE": lambda: module_available("torchtext"),
     "TPU_AVAILABLE": _tpu,

@@ -47,7 +47,7 @@ def _advice(run: Any, stage: str | None) -> list[str]:
             f"a smaller batch_size for {name}_dataloader: results do not depend on it",
             "return less from the step: outputs are kept until the end of the epoch",
         ]
-    factor = settings.accumulate_grad_batches
+    factor: Any = settings.accumulate_grad_batches
     same = "accumulate_grad_batches={0: 2} and so on" if isinstance(factor, dict) else None
     advice = [
         "half the batch_size with "

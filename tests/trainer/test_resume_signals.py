@@ -146,9 +146,10 @@ class Long(leyden.Callback):
     def on_train_end(self, trainer, pl_module):
         print("train end", flush=True)
 
+grace = [Interruption(grace=float(sys.argv[3]))] if sys.argv[3] else []
 made = trainer(
     sys.argv[1], max_epochs=2, checkpoint_callback=True,
-    callbacks=[Long(), ModelCheckpoint(dirpath=sys.argv[1]), *([Interruption(grace=float(sys.argv[3]))] if sys.argv[3] else [])],
+    callbacks=[Long(), ModelCheckpoint(dirpath=sys.argv[1]), *grace],
 )
 made.fit(Bare(), data())
 print("went on")
