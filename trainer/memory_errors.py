@@ -48,11 +48,12 @@ def _advice(run: Any, stage: str | None) -> list[str]:
             "return less from the step: outputs are kept until the end of the epoch",
         ]
     factor: Any = settings.accumulate_grad_batches
-    same = "accumulate_grad_batches={0: 2} and so on" if isinstance(factor, dict) else None
+    if isinstance(factor, dict):
+        same = "accumulate_grad_batches={0: 2} and so on"
+    else:
+        same = f"accumulate_grad_batches={2 * int(factor)}"
     advice = [
-        "half the batch_size with "
-        + (same or f"accumulate_grad_batches={2 * int(factor)}")
-        + ": the same optimizer steps, but for batch norm",
+        f"half the batch_size with {same}: the same optimizer steps, but for batch norm",
         "auto_scale_batch_size=True and trainer.tune(model): the largest that fits",
     ]
     if on_gpu and settings.precision in (32, 64, "32-true", "64-true"):
