@@ -32,8 +32,10 @@ log = logging.getLogger(__name__)
 def failed(run: Run, error: BaseException) -> None:
     """Tell of what ended the training; keep the state of a run that was asked to stop."""
     run.error = error
+    state = run.state
+    run.closed_before_error = state.closed_at == state.iteration
     if run.engine._machine.left is Phase.FETCHING:
-        run.state.settle()  # the loader raised: the batch before is over
+        state.settle()  # the loader raised: the batch before is over
     if isinstance(error, KeyboardInterrupt):
         if not run.interrupted:
             run.interrupted = True

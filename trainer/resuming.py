@@ -100,7 +100,7 @@ def _position(run: Any, moment: list[Any]) -> dict[str, Any]:
         "optimizer_steps": state.optimizer_steps,
         "epoch_done": over,
         "inside": inside,
-        "closed": stepped,
+        "closed": stepped or (run.error is not None and run.closed_before_error),
         "half": half,
         "should_stop": run.stopping().should_stop and not _out_of_time(run),
         "asked": run.stopping().asked and not _out_of_time(run),

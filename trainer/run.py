@@ -115,6 +115,7 @@ class Run:
         self.kept: dict[str, Any] | None = None  # restored, until the first epoch goes on
         self.handed: Any = None  # by the processes of the last fit, for the next one
         self.requeueing = False  # whether what is saved is for the job's next turn
+        self.closed_before_error = False  # whether its last batch made a step
         self.error: BaseException | None = None  # what ended the training, while it ends
         self.nothing_left = False
         self.interrupted_path = ""

@@ -11,8 +11,10 @@ import torch
 import leyden
 from leyden.callbacks import EarlyStopping, ModelCheckpoint
 from leyden.engine import Events
+from leyden.loggers import CSVLogger
 from leyden.resuming import resumable
 from tests.trainer.resume_runs import SaveIn, check_each, run
+from tests.trainer.tiny import Tiny, data, trainer
 
 HOOKS = (
     "on_pretrain_routine_end",
@@ -361,3 +363,46 @@ def test_an_error_in_a_save_leaves_what_goes_on_exactly(
     assert seen == whole.pop("seen")[-len(seen) :]
     assert {k: (v, whole[k]) for k, v in again.items() if v != whole[k]} == {}
     assert _checkpoints(root) == _checkpoints(tmp_path / "whole")
+
+
+class BreaksOff:
+    """A loader that fails after so many batches, once."""
+
+    def __init__(self, good: int) -> None:
+        self.good = good
+
+    def __iter__(self) -> Any:
+        for batch in list(data()):
+            if self.good == 0:
+                raise RuntimeError("a worker was killed")
+            self.good -= 1
+            yield batch
+        if self.good == 0:
+            raise RuntimeError("a worker was killed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("good", [3, 6, 9])
+def test_a_loader_that_fails_leaves_what_goes_on_exactly(tmp_path: Path, good: int) -> None:
+    """After the last batch of an epoch, too: its end is still to come, at the same step."""
+
+    def rows(root: Path, loader: Any, **arguments: Any) -> str:
+        made = trainer(
+            root,
+            max_epochs=2,
+            logger=CSVLogger(str(root), name="log", version=0),
+            log_every_n_steps=1,
+            callbacks=[ModelCheckpoint(dirpath=root / "c")],
+            checkpoint_callback=True,
+            **arguments,
+        )
+        try:
+            made.fit(Tiny(), loader, data(2))
+        except RuntimeError as error:
+            assert str(error) == "a worker was killed"
+        return (root / "log" / "version_0" / "metrics.csv").read_text()
+
+    whole = rows(_folder(tmp_path, "whole"), BreaksOff(99))
+    root = _folder(tmp_path, "failed")
+    assert rows(root, BreaksOff(good)) != whole
+    assert rows(root, BreaksOff(99), resume_from_checkpoint="last") == whole
