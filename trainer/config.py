@@ -239,7 +239,7 @@ class TrainerConfig:
             label = origin[name]
             values[name] = CHECKS[name](label, value)
         values["track_grad_norm"] = float(values["track_grad_norm"])
-        rules.check_backend_names(values)
+        rules.check_backend_names(values, origin)
         rules.check_hardware(values, origin)
         check_processes(values, origin)
         rules.check_combinations(values)

@@ -149,14 +149,15 @@ def _check_gpus_exist(values: Values, origin: Mapping[str, str]) -> None:
         ) from None
 
 
-def check_backend_names(values: Values) -> None:
+def check_backend_names(values: Values, origin: Mapping[str, str]) -> None:
     """Check the two names of the backend, and put the one in force into ``distributed_backend``."""
     accelerator, backend = values["accelerator"], values["distributed_backend"]
     for name in ("accelerator", "distributed_backend"):
         value = values[name]
         known = BACKENDS if name == "distributed_backend" else BACKENDS + DEVICE_KINDS
         if isinstance(value, str) and value.lower() not in known:
-            refuse(MisconfiguredValue, name, value, f"is unknown: pass one of {', '.join(known)}")
+            allowed = f"is unknown: pass one of {', '.join(known)}"
+            refuse(MisconfiguredValue, origin.get(name, name), value, allowed)
         if isinstance(value, (bool, int, float, list, tuple, dict, type)):
             refuse(MisconfiguredType, name, value, "is no name: pass text such as 'ddp', or None")
     if not isinstance(accelerator, str) or accelerator.lower() in DEVICE_KINDS:
