@@ -156,7 +156,18 @@ def reduced(output: Any, count: int) -> Any:
     return output
 
 
-class DataParallelStrategy(Strategy):
+class _SeveralDevices:
+    """What a strategy does that cuts each batch among devices of its process."""
+
+    def _use(self, devices: Sequence[torch.device | str], replicas: Any) -> None:
+        self.devices = [torch.device(device) for device in devices]
+        self.replicas = Replicas(self.devices) if replicas is None else replicas
+
+    def step_of(self, model: nn.Module, name: str, *, ends: bool) -> Callable[..., Any]:
+        return _Parallel(self.replicas, model, name, reduce=not ends)
+
+
+class DataParallelStrategy(_SeveralDevices, Strategy):
     """One process, several devices: each batch is cut, its parts are computed at the same time.
 
     ``training_step`` sees a part of the batch, ``training_step_end`` what all parts returned; where
@@ -187,14 +198,10 @@ class DataParallelStrategy(Strategy):
                 " gpus=2 or more, or leave accelerator out"
             )
         super().__init__(devices[0], environment)
-        self.devices = [torch.device(device) for device in devices]
-        self.replicas = Replicas(self.devices) if replicas is None else replicas
-
-    def step_of(self, model: nn.Module, name: str, *, ends: bool) -> Callable[..., Any]:
-        return _Parallel(self.replicas, model, name, reduce=not ends)
+        self._use(devices, replicas)
 
 
-class DDP2Strategy(DDPStrategy):
+class DDP2Strategy(_SeveralDevices, DDPStrategy):
     """One process a machine, which drives all its devices; the machines average their gradients.
 
     Args:
@@ -217,11 +224,7 @@ class DDP2Strategy(DDPStrategy):
         **options: Any,
     ) -> None:
         super().__init__(devices[0], environment, **options)
-        self.devices = [torch.device(device) for device in devices]
-        self.replicas = Replicas(self.devices) if replicas is None else replicas
+        self._use(devices, replicas)
 
     def device_ids(self) -> list[torch.device] | None:
         return None  # the model of a machine is on several
-
-    def step_of(self, model: nn.Module, name: str, *, ends: bool) -> Callable[..., Any]:
-        return _Parallel(self.replicas, model, name, reduce=not ends)

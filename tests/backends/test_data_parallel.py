@@ -13,8 +13,15 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
-from leyden.backends.strategies.data_parallel import DataParallelStrategy, gathered, reduced
+from leyden.backends.environments import find_environment
+from leyden.backends.strategies.data_parallel import (
+    DataParallelStrategy,
+    DDP2Strategy,
+    gathered,
+    reduced,
+)
 from leyden.engine.errors import MisconfigurationException
+from tests.ranks import ranks
 
 
 class OneAfterTheOther:
@@ -80,7 +87,7 @@ class Net(leyden.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(model: Net, strategy: Any, **arguments: Any) -> leyden.Trainer:
+def fit(model: Net, strategy: Any, size: int = 8, **arguments: Any) -> leyden.Trainer:
     generator = torch.Generator().manual_seed(1)
     data = TensorDataset(
         torch.randn(16, 3, generator=generator), torch.randn(16, 1, generator=generator)
@@ -94,7 +101,7 @@ def fit(model: Net, strategy: Any, **arguments: Any) -> leyden.Trainer:
         plugins=strategy,
         **arguments,
     )
-    trainer.fit(model, DataLoader(data, batch_size=8), DataLoader(data, batch_size=8))
+    trainer.fit(model, DataLoader(data, batch_size=size), DataLoader(data, batch_size=size))
     return trainer
 
 
@@ -144,6 +151,23 @@ def test_parts_that_return_different_things_are_refused() -> None:
 def test_one_device_is_refused_with_the_reason() -> None:
     with pytest.raises(MisconfigurationException, match="there is 1: pass gpus=2"):
         DataParallelStrategy(["cpu"])
+
+
+@pytest.mark.slow
+def test_machines_that_each_cut_their_batches_train_as_one_process() -> None:
+    """ddp2: two processes with two replicas each, a quarter of the samples for each replica."""
+
+    def machine() -> Any:
+        model = Net()
+        strategy = DDP2Strategy(["cpu", "cpu"], find_environment(), replicas=OneAfterTheOther(2))
+        trainer = fit(model, strategy, size=4)
+        return model.layer.weight.detach(), set(model.sizes), trainer.global_step
+
+    alone = Net()
+    expected = fit(alone, None)
+    for weight, sizes, steps in ranks(2).run(machine):
+        assert sizes == {2} and steps == expected.global_step
+        torch.testing.assert_close(weight, alone.layer.weight.detach(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.gpu(count=2)
