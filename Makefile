@@ -50,7 +50,7 @@ $(VENV)/.%: requirements/%.txt
 	@$(PIP) -r $<
 	@touch $@
 
-venv: $(addprefix $(VENV)/.,test bench lint wheel docs loggers) ## the environment alone, with all tools
+venv: $(addprefix $(VENV)/.,test bench lint wheel docs) ## the environment alone, with all tools
 
 demo: $(VENV)/.demo ## train a digits classifier: accuracy, checkpoint, TensorBoard log
 	$(PY) examples/digits.py

@@ -1,5 +1,6 @@
 """What holds for every test: tests that need a GPU say so and are skipped where there is none."""
 
+import signal
 import sys
 from importlib.metadata import Distribution, distributions
 from importlib.util import find_spec
@@ -7,7 +8,13 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-__all__ = ["installed", "missing_gpus", "pytest_collection_modifyitems", "pytest_sessionfinish"]
+__all__ = [
+    "installed",
+    "missing_gpus",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_sessionfinish",
+]
 
 
 def missing_gpus(needed: int, present: int) -> str | None:
@@ -16,6 +23,12 @@ def missing_gpus(needed: int, present: int) -> str | None:
         return None
     what = "1 CUDA device" if needed == 1 else f"{needed} CUDA devices"
     return f"needs {what}, and torch {torch.__version__} finds {present} here"
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C: a shell makes background jobs deaf to it, and tests send it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -174,7 +174,7 @@ def test_every_module_has_a_docstring_and_names_what_is_public() -> None:
 def distributions(top: str) -> set[str]:
     """Return what pip calls the package that is imported as ``top``."""
     installed = importlib.metadata.packages_distributions().get(top, [])
-    return {canonicalize_name(name) for name in installed or [IMPORTED_AS.get(top, top)]}
+    return {canonicalize_name(name) for name in [*installed, IMPORTED_AS.get(top, top)]}
 
 
 def test_every_package_that_is_imported_is_declared(

@@ -136,7 +136,11 @@ def cores(name: str, value: Any) -> int | list[int] | None:
 
 def compilation(name: str, value: Any) -> bool | dict[str, Any]:
     """Accept a bool or a dict of arguments of torch.compile; None is False."""
-    options = compile_options(plain(value), name)
+    value = plain(value)
+    if value is not None and not isinstance(value, (bool, Mapping)):
+        allowed = f"is a {type(value).__name__}: pass True, False, or a dict of torch.compile's own"
+        refuse(MisconfiguredType, name, value, allowed)
+    options = compile_options(value, name)
     return False if options is None else (options or True)
 
 

@@ -38,11 +38,11 @@ def check_plugins(values: Mapping[str, Any]) -> None:
         MisconfigurationException: naming the part, and what to pass.
     """
     plugins = values["plugins"]
+    if plugins is None:
+        return
     parts = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
     found: dict[type, Any] = {}
     for part in parts:
-        if part is None:
-            continue
         kind = Precision if part == "apex" else _kind(part)
         if kind in found:
             raise MisconfiguredValue(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from leyden.backends.precision import choice
 from leyden.config import ALIASES, CHECKS, TrainerConfig
+from leyden.config_names import BACKENDS
 from leyden.config_values import LARGEST
 from leyden.exceptions import MisconfigurationException
 
@@ -102,6 +103,10 @@ def in_domain(name: str, value: Any) -> bool:
         if isinstance(value, dict):
             return 0 in value and all(is_count(k, 0) and is_count(f, 1) for k, f in value.items())
         return is_count(value, 1)
+    if name in ("num_nodes", "num_processes"):
+        return is_count(value, 1)
+    if name == "compile":
+        return isinstance(value, (bool, dict))
     if name == "num_sanity_val_steps":
         return value == math.inf or is_count(value, 0)
     if name == "track_grad_norm":
@@ -119,10 +124,8 @@ def in_domain(name: str, value: Any) -> bool:
     choices: dict[str, tuple[object, ...]] = {
         "gpus": (None, 0),
         "tpu_cores": (None,),
-        "num_nodes": (1,),
-        "num_processes": (1,),
         "precision": (*choice.BITS, *choice.WORDS),
-        "distributed_backend": (None,),
+        "distributed_backend": (None, *BACKENDS),
         "weights_summary": (None, "top", "full"),
         "log_gpu_memory": (None, "all", "min_max"),
         "gradient_clip_algorithm": ("norm", "value"),
@@ -136,7 +139,7 @@ def in_domain(name: str, value: Any) -> bool:
         named = isinstance(value, str) and all(part.isidentifier() for part in value.split("."))
         return isinstance(value, bool) or named
     if name == "accelerator":
-        return value is None or value.lower() in ("cpu", "auto")
+        return value is None or value.lower() in ("cpu", "auto", *BACKENDS)
     if name in ("amp_backend", "amp_level"):
         return type(value) is str and value != ""
     if name == "plugins":
