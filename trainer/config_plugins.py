@@ -43,7 +43,8 @@ def check_plugins(values: Mapping[str, Any]) -> None:
     parts = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
     found: dict[type, Any] = {}
     for part in parts:
-        kind = Precision if part == "apex" else _kind(part)
+        apex = isinstance(part, str) and part == "apex"
+        kind = Precision if apex else _kind(part)
         if kind in found:
             raise MisconfiguredValue(
                 f"plugins={shown(plugins)} brings two parts of one kind ({kind.__name__}): pass "
