@@ -1,6 +1,7 @@
 """How the code is laid out: which folder may import which, and what every module has."""
 
 import ast
+import functools
 import importlib
 import importlib.metadata
 import re
@@ -171,6 +172,7 @@ def test_every_module_has_a_docstring_and_names_what_is_public() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@functools.cache  # each call goes through all that is installed
 def distributions(top: str) -> set[str]:
     """Return what pip calls the package that is imported as ``top``."""
     installed = importlib.metadata.packages_distributions().get(top, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 from collections.abc import Callable, Sequence
@@ -112,6 +113,8 @@ class ProcessStrategy(Strategy):
                 backend = "nccl" if self.root_device.type == "cuda" else "gloo"
             join(self.environment, backend, self.timeout)
             self._joined = True
+            # Threads of a group that is there while the interpreter ends abort the process.
+            atexit.register(self.disconnect)
             # torch has no public way to another limit for the calls than for the beginning.
             dist.distributed_c10d._set_pg_timeout(self.patience, dist.group.WORLD)
         if ProcessStrategy._controls[0] is not dist.group.WORLD:
@@ -121,6 +124,7 @@ class ProcessStrategy(Strategy):
     def disconnect(self) -> None:
         if self._joined and dist.is_initialized():
             dist.destroy_process_group()
+            atexit.unregister(self.disconnect)
             ProcessStrategy._controls = (None, None)
         self._joined = False
 

@@ -182,6 +182,7 @@ def test_the_users_loader_is_not_touched() -> None:
 
 @pytest.mark.slow
 def test_workers_end_with_the_feed() -> None:
+    others = set(multiprocessing.active_children())  # ranks that wait for other tests
     feed = Feed(loader(num_workers=2, persistent_workers=True))
     batches = iter(feed)
     next(batches)
@@ -192,7 +193,7 @@ def test_workers_end_with_the_feed() -> None:
         assert known() is None
     finally:
         gc.enable()
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= others
 
 
 # -------------------------------------------------------------------------------- other samplers

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tqdm
 
 from leyden.engine import Engine, Events, TrainerEvents
 from leyden.engine.state import TrainState, give_state
@@ -396,6 +397,7 @@ def test_it_travels_without_its_bars(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_watching_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setattr(tqdm.tqdm, "monitor", None)  # a bar of another test may have started it
     made = progress_bars.make_bar(total=2)
     assert type(made).monitor_interval == 0 and type(made).monitor is None
     made.close()
