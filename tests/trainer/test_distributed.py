@@ -417,6 +417,8 @@ class TestFirstRankOnly:
             class Breaking(Net):
                 def on_train_epoch_start(self) -> None:
                     if dist.get_rank() == 0 and self.current_epoch == 1:
+                        if saver._writer is not None:
+                            saver._writer.join()  # what it writes would be in the way
                         for path in (tmp_path / "gone").glob("*"):
                             path.unlink()
                         (tmp_path / "gone").rmdir()
