@@ -158,9 +158,7 @@ def test_two_processes(request: pytest.FixtureRequest, smoke: bool) -> None:
         print(f"two processes, {name}: {value:.0f} us")
     report = request.config.stash[REPORT]
     over = found["Trainer"] - found["by hand"]
-    report.rows.append(
-        Row("two processes, Trainer over hand-written DDP", {"leyden": over}, aim=25.0)
-    )
+    report.rows.append(Row("two processes, Trainer over hand-written DDP", {"leyden": over}))
     assert found["ten metrics, fused"] < found["ten metrics, one by one"]
     if not smoke:  # each of two processes waits for the other: on a busy machine that is noise
         assert over < 0.5 * found["by hand"]
