@@ -95,7 +95,6 @@ class FSDPStrategy(ProcessStrategy):
         self.state_dict_type = state_dict_type
         self.writes_folders = state_dict_type == "sharded"
         self.sync_each_batch = sync_each_batch
-        self.param_dtype: torch.dtype | None = None
         self._model: Any = None
         self._writing: Any = None
 
@@ -118,11 +117,7 @@ class FSDPStrategy(ProcessStrategy):
         options: dict[str, Any] = {
             "mesh": init_device_mesh(self.root_device.type, (self.world_size,)),
             # Inputs stay as they are: autocast converts what is worth it, targets keep their type.
-            "mp_policy": MixedPrecisionPolicy(
-                param_dtype=self.param_dtype,
-                reduce_dtype=None if self.param_dtype is None else torch.float32,
-                cast_forward_inputs=False,
-            ),
+            "mp_policy": MixedPrecisionPolicy(cast_forward_inputs=False),
         }
         if self.cpu_offload:
             options["offload_policy"] = CPUOffloadPolicy()
