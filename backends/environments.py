@@ -133,13 +133,5 @@ def _place(
 
 
 def _number(env: Mapping[str, str], name: str, default: int | None = None) -> int:
-    text = env.get(name)
-    if text is None and default is not None:
-        return default
-    try:
-        return int(str(text))
-    except ValueError:
-        raise MisconfigurationException(
-            f"the environment has {name}={text!r}, which is no number: unset it, or start the "
-            "processes with torchrun, which sets it"
-        ) from None
+    cure = "unset it, or start the processes with torchrun, which sets it"
+    return slurm.number(env, name, default, cure)

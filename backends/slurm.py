@@ -80,7 +80,10 @@ def port(env: Mapping[str, str]) -> int:
     return int(digits) + 15000 if digits.isdigit() else _DEFAULT_PORT
 
 
-def number(env: Mapping[str, str], name: str, default: int | None = None) -> int:
+_CURE = "start the tasks with srun, which sets it, or unset SLURM_NTASKS"
+
+
+def number(env: Mapping[str, str], name: str, default: int | None = None, cure: str = _CURE) -> int:
     """Read a variable that has to be a number.
 
     Raises:
@@ -93,8 +96,7 @@ def number(env: Mapping[str, str], name: str, default: int | None = None) -> int
         return int(str(text))
     except ValueError:
         raise MisconfigurationException(
-            f"the environment has {name}={text!r}, which is no number: start the tasks with srun, "
-            "which sets it, or unset SLURM_NTASKS"
+            f"the environment has {name}={text!r}, which is no number: {cure}"
         ) from None
 
 
