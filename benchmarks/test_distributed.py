@@ -112,8 +112,8 @@ def taken(epoch: Callable[[], Any]) -> float:
     return 1e6 * seconds / BATCHES
 
 
-def measured(rounds: int) -> dict[str, float]:
-    """Measure all contenders in turns on this rank."""
+def measured(rounds: int) -> dict[str, list[float]]:
+    """Measure all contenders in turns on this rank; microseconds of each round."""
     from leyden.backends.environments import find_environment
     from leyden.backends.strategies import DDPStrategy
     from leyden.handlers.metric_sync import all_reduce
@@ -131,12 +131,14 @@ def measured(rounds: int) -> dict[str, float]:
 
         return epoch
 
+    def strategy(**options: Any) -> DDPStrategy:
+        return DDPStrategy("cpu", find_environment(), find_unused_parameters=False, **options)
+
     contenders: dict[str, Callable[[], Any]] = {
         "one process": by_hand(net, data),
         "by hand": by_hand(ddp, data),
-        "Trainer": by_trainer(
-            DDPStrategy("cpu", find_environment(), find_unused_parameters=False), data
-        ),
+        "Trainer": by_trainer(strategy(), data),
+        "Trainer, asking after each batch": by_trainer(strategy(ask_every=1), data),
         "all-reduce": repeated(lambda: dist.all_reduce(gradients)),
         "ten metrics, fused": repeated(lambda: all_reduce(numbers)),
         "ten metrics, one by one": repeated(lambda: [all_reduce([n]) for n in numbers]),
@@ -145,7 +147,7 @@ def measured(rounds: int) -> dict[str, float]:
     for _ in range(rounds + 1):
         for name, epoch in contenders.items():
             times[name].append(taken(epoch))
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+    return {name: values[1:] for name, values in times.items()}
 
 
 def test_two_processes(request: pytest.FixtureRequest, smoke: bool) -> None:
@@ -153,12 +155,19 @@ def test_two_processes(request: pytest.FixtureRequest, smoke: bool) -> None:
     pytest.importorskip("cloudpickle", reason="the ranks get their functions by cloudpickle")
     from tests.ranks import ranks
 
-    found = ranks(2).run(measured, 1 if smoke else 5, timeout=300)[0]
-    for name, value in found.items():
+    found = ranks(2).run(measured, 1 if smoke else 9, timeout=300)[0]
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    for name, value in medians.items():
         print(f"two processes, {name}: {value:.0f} us")
     report = request.config.stash[REPORT]
-    over = found["Trainer"] - found["by hand"]
+    over = statistics.median(
+        ours - hand for ours, hand in zip(found["Trainer"], found["by hand"], strict=True)
+    )
     report.rows.append(Row("two processes, Trainer over hand-written DDP", {"leyden": over}))
-    assert found["ten metrics, fused"] < found["ten metrics, one by one"]
-    if not smoke:  # each of two processes waits for the other: on a busy machine that is noise
-        assert over < 0.5 * found["by hand"]
+    assert medians["ten metrics, fused"] < medians["ten metrics, one by one"]
+    if not smoke:
+        # Each of two processes waits for the other, so a busy machine shows in any median: the
+        # bounds are those of the quickest rounds.
+        best = {name: min(values) for name, values in found.items()}
+        assert best["Trainer"] < 1.25 * best["by hand"]
+        assert medians["Trainer"] < medians["Trainer, asking after each batch"]

@@ -14,6 +14,7 @@ from leyden.engine import Engine, Events, TrainerEvents
 from leyden.handlers.base import Handler
 from leyden.handlers.interruption import Interruption
 from leyden.handlers.naming import handler_name
+from leyden.handlers.pace import Pace
 from leyden.handlers.stopping import Stopping
 
 __all__ = ["Agreement", "differences", "plan_lines"]
@@ -29,9 +30,11 @@ class Agreement(Handler):
       :class:`RankError` that names processes and handlers, instead of waiting for a message that
       never comes.
     * A stop that one of them asks for (``trainer.should_stop``, a signal, a time limit) acts on all
-      of them at the end of the same batch. After a batch nobody waits: the question that was asked
-      after one batch is read after the next, so such a stop comes one batch later than in a single
-      process. After a validation, and at the end of an epoch, the answer is waited for.
+      of them at the end of the same batch. A question to all processes costs as much as a small
+      batch does, so it is asked after some batches only (:class:`Pace`), and nobody waits for its
+      answer, which is read after the next batch. So such a stop comes later than in a single
+      process: a second at most, or with the next batch where one takes longer. After a validation,
+      and at the end of an epoch, all ask and wait for the answer.
     * The values that callbacks and schedulers monitor are averaged where processes logged different
       ones, so that all decide alike.
     * Where nobody knows how many batches there will be, the processes tell one another before each
@@ -42,7 +45,7 @@ class Agreement(Handler):
     TRAINING_ENDED; GET_BATCH_COMPLETED in an epoch of unknown length; STARTED, ITERATION_COMPLETED
     and EPOCH_COMPLETED of the evaluations.
 
-    State: whether a stop was told to the other processes that none has acted on.
+    State: a stop that this process wants and nobody acted on; the pace of the questions.
 
     Args:
         strategy: talks to the other processes.
@@ -55,11 +58,12 @@ class Agreement(Handler):
         loader: gives the training loader.
         counted: whether the length of the training loader is known.
         prepare: called when a run begins.
+        ask_every: batches at most from one question to the next.
     """
 
     order = 79.9
     order_reason = "after everything that may ask for the stop, right before it is obeyed (80)"
-    state_keys: ClassVar[tuple[str, ...]] = ("told",)
+    state_keys: ClassVar[tuple[str, ...]] = ("told", "wished", "waiting", "every")
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class Agreement(Handler):
         loader: Callable[[], Any] = lambda: None,
         counted: Callable[[], bool] = lambda: True,
         prepare: Callable[[], Any] = lambda: None,
+        ask_every: int = 32,
     ) -> None:
         super().__init__()
         self.strategy = strategy
@@ -87,10 +92,12 @@ class Agreement(Handler):
         self.counted = counted
         self.prepare = prepare
         self.told = False  # a stop, that the other processes will act on after their next batch
-        self._pending: Answer | None = None
+        self.pace = Pace(ask_every)
+        self._evaluation_pace = Pace(ask_every)
+        self._pending: tuple[Answer, Pace | None] | None = None
+        self._restored: Mapping[str, Any] = {}
         self._validated = False
         self._evaluates_evenly = False
-        self._goes_on = False  # a restored run: what was told is not heard of yet
         self._counting: list[Any] = []
 
     def attach(self, engine: Engine) -> None:
@@ -113,6 +120,8 @@ class Agreement(Handler):
         """A run begins: nothing is under way."""
         self._pending = None
         self._validated = False
+        if not self._restored:
+            self.pace.restart()
         self.prepare()
 
     def compare(self, engine: Engine) -> None:
@@ -121,6 +130,7 @@ class Agreement(Handler):
         Raises:
             RankError: naming the processes and what differs.
         """
+        self.pace.rest()
         state: Any = engine.state
         lines = [*self.facts(), *plan_lines(engine, *self.evaluators.values())]
         mark = zlib.crc32("\n".join(lines).encode())
@@ -182,16 +192,17 @@ class Agreement(Handler):
     # ------------------------------------------------------------------ the same moment
 
     def after_batch(self, engine: Engine) -> None:
-        """Read what was asked after the batch before, and ask anew."""
-        if self._goes_on:
-            self._goes_on = False
-            self._pending = self.strategy.ask([int(self.told), 0])
-        self._hear()
-        self._ask()
+        """Read what was asked after the batch before; ask anew where it is time to."""
+        if self._restored:
+            self._go_on()
+        if self._pending is not None:
+            self._hear()
         if self._validated:
             # All were here together just now: waiting costs nothing, and the stop comes at once.
             self._validated = False
-            self._hear()
+            self._ask_at_once()
+        elif self.pace.due(engine.state.iteration):
+            self._ask(self.pace, engine.state.iteration)
 
     def after_validation(self, engine: Engine) -> None:
         """A validation ran in this batch, and may have asked for the stop."""
@@ -201,18 +212,29 @@ class Agreement(Handler):
         """Nobody begins another epoch before all know of a stop."""
         self._validated = False
         self._hear()
-        self._ask()
+        self._ask_at_once()
+
+    def _ask(self, pace: Pace, batch: int) -> None:
+        self._asked_at(pace, pace.measured(batch))
+
+    def _ask_at_once(self) -> None:
+        self.pace.rest()  # the time since the last question was not that of batches
+        self._asked_at(None, 0)
         self._hear()
 
-    def _ask(self) -> None:
+    def _asked_at(self, pace: Pace | None, took: int) -> None:
         self.told = self.stopping().asked
-        self._pending = self.strategy.ask([int(self.told), self.interruption.number])
+        answer = self.strategy.ask([int(self.told), self.interruption.number, took])
+        self._pending = answer, pace
 
     def _hear(self) -> None:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        stop, number = pending.result()
+        answer, pace = pending
+        stop, number, slowest = answer.result()
+        if pace is not None:
+            pace.heard(slowest)
         self.told = False
         if stop:
             stopping = self.stopping()
@@ -221,16 +243,41 @@ class Agreement(Handler):
         if number and not self.interruption.requested:
             self.interruption.act(number)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What is under way: a stop that was told, or is only wished yet; the pace."""
+        return dict(self._restored) or {
+            "told": self.told,
+            "wished": self.stopping().asked and not self.told,
+            "waiting": self._pending is not None,
+            "every": self.pace.every,
+        }
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state: what was told then is told again, and heard at once."""
-        super().load_state_dict(state)
-        self._goes_on = True
+        if set(state) == {"told"}:  # of a version that asked after every batch
+            state = {**state, "wished": False, "waiting": True, "every": 1}
+        if set(state) != set(self.state_keys):
+            raise KeyError(
+                f"the state of Agreement has {sorted(state)}, and {sorted(self.state_keys)} are "
+                "needed; it was saved by another version or class"
+            )
+        self._restored = dict(state)
+        self.pace.every = int(state["every"])
+
+    def _go_on(self) -> None:
+        state, self._restored = self._restored, {}
+        self.told = bool(state["told"])
+        if state["wished"]:
+            self.stopping().asked = True
+        if state["waiting"]:
+            self._pending = self.strategy.ask([int(self.told), 0, 0]), self.pace
 
     def end(self, engine: Engine) -> None:
         """The training is over: no answer is left in the air."""
         pending, self._pending = self._pending, None
+        self._restored = {}
         if pending is not None and not self.strategy.broken:
-            pending.result()
+            pending[0].result()
 
     # ------------------------------------------------------------------ evaluations
 
@@ -240,12 +287,15 @@ class Agreement(Handler):
         counts = list(state.batch_counts)
         theirs = self.strategy.compare([len(counts), sum(counts)])
         self._evaluates_evenly = all(n == theirs[0] and n[1] != UNKNOWN for n in theirs)
+        self._evaluation_pace.restart()
 
     def after_evaluation_batch(self, engine: Engine) -> None:
         """A signal stops a long evaluation, too, at the same batch on all processes."""
         if self._evaluates_evenly:
-            self._hear()
-            self._ask()
+            if self._pending is not None:
+                self._hear()
+            if self._evaluation_pace.due(engine.state.iteration):
+                self._ask(self._evaluation_pace, engine.state.iteration)
 
     def share_monitored(self, engine: Engine) -> None:
         """Give all processes the same values of what decisions depend on."""

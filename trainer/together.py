@@ -59,6 +59,7 @@ def join(run: Any) -> None:
             loader=lambda: run.loaders.train,
             counted=lambda: batches_of(run.loaders.train) != INFINITE,
             prepare=lambda: _say_monitored(run),
+            ask_every=strategy.ask_every,
         ),
         origin=origin,
     )

@@ -69,6 +69,7 @@ class DDPStrategy(ProcessStrategy):
         timeout: how long the processes look for one another.
         patience: how long one waits in a run for another that is late.
         process_group_backend: "nccl", "gloo" ...; None: what suits the device.
+        ask_every: batches at most between two questions to all whether somebody wants to stop.
         ddp_options: arguments of DistributedDataParallel, such as ``find_unused_parameters``
             (default True, as in Lightning 1.1), ``static_graph``, ``gradient_as_bucket_view``,
             ``bucket_cap_mb``.
@@ -84,6 +85,7 @@ class DDPStrategy(ProcessStrategy):
         timeout: timedelta = timedelta(seconds=60),
         patience: timedelta = timedelta(minutes=30),
         process_group_backend: str | None = None,
+        ask_every: int = 32,
         **ddp_options: Any,
     ) -> None:
         super().__init__(
@@ -92,6 +94,7 @@ class DDPStrategy(ProcessStrategy):
             timeout=timeout,
             patience=patience,
             process_group_backend=process_group_backend,
+            ask_every=ask_every,
         )
         self.ddp_options = ddp_options
         self.ddp: DistributedDataParallel | None = None

@@ -39,6 +39,7 @@ class FSDPStrategy(ProcessStrategy):
         timeout: how long the processes look for one another.
         patience: how long one waits in a run for another that is late.
         process_group_backend: "nccl", "gloo" ...; None: what suits the device.
+        ask_every: batches at most between two questions to all whether somebody wants to stop.
         auto_wrap_policy: which submodules are gathered one at a time: classes of modules, or a
             function of a module. None: the model as a whole, which is right for every model and
             saves the least; under manual optimization each module that has parameters of its own,
@@ -70,6 +71,7 @@ class FSDPStrategy(ProcessStrategy):
         timeout: timedelta = timedelta(seconds=60),
         patience: timedelta = timedelta(minutes=30),
         process_group_backend: str | None = None,
+        ask_every: int = 32,
         auto_wrap_policy: Wrapping = None,
         reshard_after_forward: bool = True,
         cpu_offload: bool = False,
@@ -82,6 +84,7 @@ class FSDPStrategy(ProcessStrategy):
             timeout=timeout,
             patience=patience,
             process_group_backend=process_group_backend,
+            ask_every=ask_every,
         )
         if state_dict_type not in ("sharded", "full"):
             raise MisconfigurationException(

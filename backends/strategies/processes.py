@@ -67,6 +67,8 @@ class ProcessStrategy(Strategy):
         timeout: how long the processes look for one another before they end with an error.
         patience: how long one waits in a run for another that is late (it downloads data, or writes
             a large file) before it ends with an error. One that died is noticed at once.
+        ask_every: batches at most from one question to the others, whether somebody wants to stop,
+            to the next. They are fewer where batches are long: there is a question every second.
         process_group_backend: "nccl", "gloo" ...; None: what suits the device.
 
     Attributes:
@@ -90,8 +92,15 @@ class ProcessStrategy(Strategy):
         timeout: timedelta = timedelta(seconds=60),
         patience: timedelta = timedelta(minutes=30),
         process_group_backend: str | None = None,
+        ask_every: int = 32,
     ) -> None:
         super().__init__(device, environment)
+        if isinstance(ask_every, bool) or not isinstance(ask_every, int) or ask_every < 1:
+            raise MisconfigurationException(
+                f"ask_every={ask_every!r} is no number of batches: pass 1 for a question after "
+                "each batch, or more"
+            )
+        self.ask_every = ask_every
         self.timeout = timeout
         self.patience = patience
         self.process_group_backend = process_group_backend

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from leyden.backends.environments import find_environment
 from leyden.backends.strategies import DDPStrategy
+from leyden.engine.errors import MisconfigurationException
 from tests.ranks import Ranks, ranks
 from tests.trainer.ranks_runs import Bare, loader, trainer, weights
 
@@ -129,3 +130,9 @@ def test_agreements_have_a_group_of_their_own() -> None:
     first, second = ranks(2).run(work)
     assert first == ([1, 5], [[0.0, 2.5], [1.0, 2.5]], [{"rank": 0}, {"rank": 1}], True)
     assert second == ([1, 5], [[0.0, 2.5], [1.0, 2.5]], None, True)
+
+
+@pytest.mark.parametrize("every", [0, -1, True, 2.5, "8"])
+def test_batches_between_questions_are_a_number_of_them(every: Any) -> None:
+    with pytest.raises(MisconfigurationException, match="ask_every=.* is no number of batches"):
+        DDPStrategy("cpu", ask_every=every)

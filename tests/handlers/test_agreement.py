@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import leyden
 from leyden.backends.strategies.processes import RankError
+from leyden.engine import Events
 from leyden.handlers.agreement import differences
 from tests.ranks import ranks
 from tests.trainer.ranks_runs import Bare, Net, loader, trainer
@@ -38,6 +39,30 @@ class At(leyden.Callback):
 
 def ask_for_stop(trainer: Any) -> None:
     trainer.should_stop = True
+
+
+def never_slow(agreement: Any) -> None:
+    """A busy machine does not change after which batches there are questions."""
+    agreement.pace.within = float("inf")
+
+
+class Quick(leyden.Callback):
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        never_slow(trainer.handlers["Agreement"])
+
+
+class SaveAfter(leyden.Callback):
+    """Saves the run after a batch, when everything else of the batch is done."""
+
+    order = 90.0
+
+    def __init__(self, batch: int, path: str) -> None:
+        super().__init__()
+        self.batch, self.path = batch, path
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        if trainer._run.state.iteration == self.batch:
+            trainer.save_checkpoint(self.path)
 
 
 def steps_of(callback: Any, **settings: Any) -> tuple[int, bool]:
@@ -72,6 +97,57 @@ class TestStop:
             return int(made.global_step)
 
         assert ranks(2).run(run) == [2, 2]
+
+    @pytest.mark.parametrize(("options", "last"), [({}, 25), ({"ask_every": 1}, 21)])
+    def test_after_many_batches_the_question_is_asked_less_often(
+        self, options: dict[str, Any], last: int
+    ) -> None:
+        def run() -> tuple[list[int], int]:
+            model = Bare(log=False)
+            made = trainer(
+                max_epochs=1,
+                callbacks=[At(20, 1, ask_for_stop)],
+                options={"ask_every": 8, **options},
+            )
+            asked: list[int] = []
+            strategy = made._run.strategy
+            ask = strategy.ask
+
+            def counted(numbers: Any) -> Any:
+                asked.append(made._run.state.iteration)
+                return ask(numbers)
+
+            strategy.ask = counted
+            made._run.engine.add_event_handler(
+                Events.EPOCH_STARTED, lambda engine: never_slow(made.handlers["Agreement"])
+            )
+            made.fit(model, loader(400, 4))
+            return asked, made.global_step
+
+        # The last one is that of the end of the epoch.
+        asked = [1, 2, 4, 8, 16, 24, 25] if not options else [*range(1, 22), 21]
+        assert ranks(2).run(run) == [(asked, last)] * 2
+
+    @pytest.mark.parametrize("saved_at", [18, 20, 24])
+    def test_a_wish_for_a_stop_is_kept_in_a_checkpoint(self, saved_at: int, tmp_path: Path) -> None:
+        path = str(tmp_path / "run.ckpt")
+
+        def run(resumed: bool) -> int:
+            callbacks: list[Any] = [At(17, 1, ask_for_stop), Quick()]
+            if not resumed:
+                saver = SaveAfter(saved_at, path)
+                callbacks.append(saver)
+            made = trainer(
+                max_epochs=1,
+                callbacks=callbacks,
+                options={"ask_every": 8},
+                resume_from_checkpoint=path if resumed else None,
+            )
+            made.fit(Bare(log=False), loader(400, 4))
+            return int(made.global_step)
+
+        assert ranks(2).run(run, False) == [25, 25]
+        assert ranks(2).run(run, True) == [25, 25]
 
     def test_it_is_not_given_up_for_the_least_that_must_run(self) -> None:
         run = lambda: steps_of(At(2, 0, ask_for_stop), min_steps=5)  # noqa: E731
