@@ -19,7 +19,7 @@ from typing import Any
 from leyden.compat_gone import REFUSED, STAND_INS
 from leyden.compat_names import MODULES
 
-__all__ = ["install", "uninstall"]
+__all__ = ["install", "is_installed", "uninstall"]
 
 PACKAGE = "pytorch_lightning"
 #: what the package says its version is.
@@ -38,7 +38,7 @@ def install(*, force: bool = False) -> None:
     Raises:
         ImportError: when pytorch_lightning is installed, and ``force`` is not set.
     """
-    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    if is_installed():
         return
     if not force and (PACKAGE in sys.modules or importlib.util.find_spec(PACKAGE) is not None):
         raise ImportError(
@@ -47,6 +47,11 @@ def install(*, force: bool = False) -> None:
         )
     _forget()
     sys.meta_path.insert(0, _Finder())
+
+
+def is_installed() -> bool:
+    """Whether ``import pytorch_lightning`` gives leyden in this process."""
+    return any(isinstance(finder, _Finder) for finder in sys.meta_path)
 
 
 def uninstall() -> None:

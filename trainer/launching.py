@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from leyden import compat
 from leyden.backends.devices import CHOSEN_VARIABLE
 from leyden.backends.launchers import ProcessLauncher, ScriptLauncher
 from leyden.backends.launchers.spawn import pickler
@@ -124,7 +125,7 @@ def _in_processes(
         run.forget()
         run.handed = None
     blob = _packed(trainer, objects, name, args, kwargs)
-    entry = pickler().dumps((_in_rank, (blob,)))
+    entry = pickler().dumps((_in_rank, (blob, compat.is_installed())))
     run.model, run.stage = objects.model, "launched"
     try:
         first, *others = launcher.run(entry)
@@ -256,8 +257,10 @@ def _listeners(run: Any) -> list[tuple[Any, ...]]:
 # ---------------------------------------------------------------------------- in a new process
 
 
-def _in_rank(blob: bytes) -> bytes:
+def _in_rank(blob: bytes, for_lightning: bool) -> bytes:
     """Be one rank: make the same Trainer, make the same call, say what came of it."""
+    if for_lightning:
+        compat.install(force=True)  # before what was sent imports pytorch_lightning
     from leyden.trainer import Trainer
 
     trainer: Any = Trainer.__new__(Trainer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 import leyden
+from leyden import compat
 from leyden.backends.launchers import ProcessLauncher, ScriptLauncher
 from leyden.backends.launchers.spawn import RankEnded
 from leyden.backends.strategies import DDPStrategy, FSDPStrategy
@@ -53,6 +55,32 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------- processes with the objects
+
+
+def test_processes_have_pytorch_lightning_where_this_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "written_for_1_1.py").write_text(
+        "import pytorch_lightning as pl\nimport torch\n\n\n"
+        "class Net(pl.LightningModule):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer = torch.nn.Linear(4, 2)\n\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        return self.layer(batch[0]).sum()\n\n"
+        "    def configure_optimizers(self):\n"
+        "        return torch.optim.SGD(self.parameters(), 0.1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    compat.install(force=True)
+    try:
+        net = importlib.import_module("written_for_1_1").Net()
+        trainer = trainer_for(tmp_path, **TWO, max_epochs=1)
+        trainer.fit(net, loader(4))
+    finally:
+        compat.uninstall()
+        sys.modules.pop("written_for_1_1", None)
+    assert trainer.global_step == 4
 
 
 def test_the_trainer_has_what_two_processes_did(tmp_path: Path, alone: dict[str, Any]) -> None:
