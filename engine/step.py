@@ -220,6 +220,7 @@ class TrainingStep:
     def _turn(self, state: Any, part: Any, index: int, optimizer: Optimizer, closes: bool) -> Any:
         """One optimizer's turn on one part of a batch."""
         result: list[Any] = []
+        kept = len(state.outputs[index])
         if self.toggle is not None:
             self.toggle(optimizer, index)
         try:
@@ -232,9 +233,12 @@ class TrainingStep:
             else:
 
                 def closure() -> Any:
-                    if result and state.accumulate_grad_batches == 1:
-                        # Evaluated again within one step (LBFGS): a fresh gradient, not a sum.
-                        optimizer.zero_grad()
+                    if result:
+                        # Evaluated again within one step (LBFGS): only the last output is kept,
+                        # and the gradient is a fresh one, not a sum.
+                        del state.outputs[index][kept:]
+                        if state.accumulate_grad_batches == 1:
+                            optimizer.zero_grad()
                     output = self._forward_backward(state, part, index, optimizer, closes=True)
                     result[:] = [output]
                     # Not detached: LBFGS takes float() of it, user code may look at it.

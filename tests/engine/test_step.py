@@ -107,6 +107,18 @@ def test_lbfgs_evaluates_the_loss_itself() -> None:
     assert len(run.indices) > 2 * BATCHES and run.state.optimizer_steps == 2 * BATCHES
 
 
+def test_of_several_evaluations_the_last_output_is_kept() -> None:
+    kept: list[int] = []
+    run = Run(kind=torch.optim.LBFGS, keep_outputs=True)
+    run.step.prepare(run.engine)
+    run.engine.listen(
+        Events.ITERATION_COMPLETED,
+        lambda engine: kept.append(*map(len, engine.state.outputs)),  # type: ignore[attr-defined]
+    )
+    run.engine.run(data(), max_epochs=1)
+    assert len(run.indices) > BATCHES and kept == [1] * BATCHES
+
+
 def test_several_optimizers_take_turns_by_frequency() -> None:
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     turns: list[int] = []
