@@ -99,9 +99,8 @@ class HyperParameters:
     @property
     def hparams_initial(self) -> MutableMapping[str, Any]:
         """A copy of the hyper-parameters as they were saved first."""
-        return cast(
-            MutableMapping[str, Any], self.__dict__.get("_hparams_initial", AttributeDict())
-        )
+        # A copy each time: nothing that is done to it may reach a logger or a checkpoint.
+        return _deep_copy(self.__dict__.get("_hparams_initial", AttributeDict()))
 
 
 def _save(owner: Any, *args: Any, ignore: str | Iterable[str] | None, frame: FrameType) -> None:
@@ -140,14 +139,18 @@ def _set_hparams(owner: Any, found: Any, name: str | None, ignored: set[str]) ->
     hparams = _to_hparams(found)
     for key in ignored:
         hparams.pop(key, None)
+    _add(owner, hparams)
+    owner._hparams_name = name
+    owner._hparams_initial = _deep_copy(owner._hparams)
+
+
+def _add(owner: Any, hparams: MutableMapping[str, Any]) -> None:
     kept = owner.__dict__.get("_hparams")
     # A subclass that saves its own arguments adds to those its parents saved.
     if isinstance(kept, dict) and isinstance(hparams, dict):
         kept.update(hparams)
     else:
         owner._hparams = hparams
-    owner._hparams_name = name
-    owner._hparams_initial = _deep_copy(owner._hparams)
 
 
 def _to_hparams(found: Any) -> MutableMapping[str, Any]:
@@ -203,10 +206,15 @@ def _named_by(value: Any, given: dict[str, Any]) -> str | None:
 
 
 def _assign(owner: Any, value: Any) -> None:
-    """Do ``owner.hparams = value``, noting the constructor's argument it came from."""
-    owner._hparams = _to_hparams(value)
-    owner._hparams_name = _argument_in_stack(owner, value)
-    owner._hparams_initial = _deep_copy(owner._hparams)
+    """Do ``owner.hparams = value``, noting the constructor's argument it came from.
+
+    What was there stays, and so do the initial ones: only what a module was made with goes to
+    loggers. Source: Lightning 1.1.
+    """
+    _add(owner, _to_hparams(value))
+    owner._hparams_name = _argument_in_stack(owner, value) or owner._hparams_name
+    if "_hparams_initial" not in owner.__dict__:
+        owner._hparams_initial = _deep_copy(owner._hparams)
 
 
 def _argument_in_stack(owner: Any, value: Any) -> str | None:

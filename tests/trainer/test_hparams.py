@@ -137,8 +137,21 @@ def test_assigning_hparams_finds_the_argument() -> None:
 
     model = Assigns(argparse.Namespace(x=1))
     assert dict(model.hparams) == {"x": 1} and model._hparams_name == "hp"
+    # Later on it adds; what the module was made with stays what loggers get.
     model.hparams = {"y": 2}
-    assert dict(model.hparams) == {"y": 2} and model._hparams_name is None
+    assert dict(model.hparams) == {"x": 1, "y": 2} and model._hparams_name == "hp"
+    assert dict(model.hparams_initial) == {"x": 1}
+
+
+def test_what_is_done_to_the_initial_ones_changes_nothing() -> None:
+    class Keeps(LightningModule):
+        def __init__(self, sizes: Any) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+    model = Keeps([1, 2])
+    model.hparams_initial["sizes"].append(3)
+    assert dict(model.hparams_initial) == {"sizes": [1, 2]}
 
 
 @pytest.mark.parametrize("value", [3, 2.5, True, [1], None, object()])
