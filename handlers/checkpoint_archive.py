@@ -5,7 +5,8 @@ syncs it, and moves it, so that a reader never meets half a file. :func:`load` c
 against its CRC first, because ``torch.load`` does not (of 400 single bit flips it returned wrong
 data for 356), and then reads data only: nothing in the file is executed.
 
-Paths with a scheme (``s3://``, ``gs://``, ``memory://``) go through fsspec.
+Paths with a scheme (``s3://``, ``gs://``, ``memory://``) go through fsspec; what ``http://`` and
+``https://`` name is fetched without it.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import pickle
 import re
 import shutil
 import tempfile
+import urllib.request
 import zipfile
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
@@ -300,12 +302,18 @@ def _open(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             yield file
         return
     # The reader seeks to and fro, which over a network is slow: fetch it once.
-    filesystem, name = filesystem_of(str(path))
     with tempfile.TemporaryFile() as local:
-        with filesystem.open(name, "rb") as remote:
+        with _fetched(str(path)) as remote:
             shutil.copyfileobj(remote, local, 1 << 20)
         local.seek(0)
         yield local
+
+
+def _fetched(path: str) -> Any:
+    if path.startswith(("http://", "https://")):
+        return urllib.request.urlopen(path)  # fsspec would need two more packages for these
+    filesystem, name = filesystem_of(path)
+    return filesystem.open(name, "rb")
 
 
 def _upload(obj: Any, path: str) -> None:

@@ -35,6 +35,7 @@ from leyden.handlers.checkpoint_mismatch import (
     weight_mismatches,
 )
 from leyden.handlers.checkpoint_plain import plain
+from leyden.handlers.config_containers import unpacked
 from leyden.handlers.plain_data import foreign, without_foreign
 
 __all__ = [
@@ -107,7 +108,10 @@ def dump(trainer: Any, weights_only: bool = False, *, whole: bool = True) -> dic
     hparams = getattr(module, "hparams", None)
     if hparams:
         checkpoint["hparams_name"] = getattr(module, "_hparams_name", None) or "kwargs"
-        checkpoint["hyper_parameters"] = plain(dict(hparams))
+        data, containers = unpacked(hparams)
+        checkpoint["hyper_parameters"] = plain(data)
+        if containers:
+            checkpoint["leyden"]["omegaconf"] = containers
     known = set(checkpoint)
     for owner in (module, getattr(trainer, "datamodule", None)):
         hook = getattr(owner, "on_save_checkpoint", None)

@@ -29,8 +29,9 @@ ALWAYS_THERE = {
 }
 #: Packages that pip knows by another name, where that cannot be looked up because they are missing.
 IMPORTED_AS = {"pynvml": "nvidia-ml-py", "yaml": "PyYAML"}
-#: What no package index provides: it is built from source, and refused where it is missing.
-UNDECLARED = {"apex"}
+#: What no package index provides: it is built from source, and refused where it is missing. And
+#: what comes with values of the user's own: without it there are none.
+UNDECLARED = {"apex", "omegaconf"}
 LONGEST = 500
 #: Folders that exist on one machine only; written so that this file does not name one itself.
 _HOMES = "|".join(["home", "root", "tmp", "Users"])

@@ -5,6 +5,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from leyden.handlers.config_containers import is_container, packed
 from leyden.hparams import AttributeDict
 from leyden.hparams_files import read_hparams
 
@@ -44,6 +45,10 @@ def load_module(
     )
     if replaced is not None:
         checkpoint["hyper_parameters"] = replaced
+    else:
+        containers = (checkpoint.get("leyden") or {}).get("omegaconf")
+        if containers:
+            checkpoint["hyper_parameters"] = packed(checkpoint["hyper_parameters"], containers)
     module: Any = cls(**_arguments(cls, checkpoint, given))
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"], strict=strict)
@@ -59,11 +64,12 @@ def _arguments(cls: Any, checkpoint: dict[str, Any], given: dict[str, Any]) -> d
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    saved = AttributeDict(_as_dict(checkpoint.get("hyper_parameters") or {}))
+    kept = checkpoint.get("hyper_parameters") or {}
+    # One argument holds them all, or attribute access as well: it may have been a Namespace.
+    saved = kept if is_container(kept) else AttributeDict(_as_dict(kept))
     argument = checkpoint.get("hparams_name")
     arguments: dict[str, Any]
     if argument and argument in named:
-        # One argument holds them all. Attribute access as well: it may have been a Namespace.
         saved.update({key: value for key, value in given.items() if key not in named})
         arguments = {argument: saved}
     else:

@@ -1,12 +1,15 @@
 """Checkpoint files: whole or not at all, verified, and never executed."""
 
 import errno
+import functools
+import http.server
 import os
 import pathlib
 import pickle
 import random
 import resource
 import signal
+import threading
 import zipfile
 from typing import Any
 
@@ -55,6 +58,21 @@ def test_map_location_reaches_torch(tmp_path: pathlib.Path) -> None:
     checkpoint_io.save(contents(), tmp_path / "a")
     loaded = checkpoint_io.load(tmp_path / "a", map_location="meta")
     assert loaded["numbers"].device.type == "meta"
+
+
+def test_what_a_web_server_has_is_read(tmp_path: pathlib.Path) -> None:
+    checkpoint_io.save(contents(3), tmp_path / "a.ckpt")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    files = functools.partial(Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), files) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        loaded = checkpoint_io.load(f"http://127.0.0.1:{server.server_port}/a.ckpt")
+        server.shutdown()
+    assert loaded["epoch"] == 3
 
 
 def test_a_checksum_is_written_even_if_switched_off(tmp_path: pathlib.Path) -> None:
