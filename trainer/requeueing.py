@@ -107,10 +107,9 @@ def add_hpc(module: Any, checkpoint: dict[str, Any]) -> None:
 def left_by_job(folder: str) -> str | None:
     """The checkpoint with the highest number that a job left in a folder; None if there is none.
 
-    It is looked for in SLURM jobs only: elsewhere nobody expects a run to go on by itself.
+    It is looked for outside of SLURM jobs too, as in Lightning 1.1: ``hpc_save`` can be called by
+    hand.
     """
-    if slurm.job_id() is None:
-        return None
     found = _numbers(folder)
     return join(folder, f"hpc_ckpt_{max(found)}.ckpt") if found else None
 

@@ -32,7 +32,11 @@ def restore(run: Any) -> None:
     if not run.state.iteration and handed is None:
         left = left_by_job(run.trainer.weights_save_path)
         if left is not None:
-            log.warning("going on from %s, which this job left when its time was up", left)
+            log.warning(
+                "going on from %s, which a job left when its time was up; to begin anew, remove "
+                "it, or choose another default_root_dir",
+                left,
+            )
             path = left
     if path is None:
         if handed is not None:

@@ -106,12 +106,12 @@ def test_the_highest_number_counts(job: Path, tmp_path: Path) -> None:
     assert is_requeued(root / "hpc_ckpt_9.ckpt") and not is_requeued("last.ckpt")
 
 
-def test_outside_of_jobs_nothing_goes_on_by_itself(
+def test_outside_of_jobs_nothing_is_put_back_and_what_is_there_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     (tmp_path / "hpc_ckpt_1.ckpt").touch()
-    assert left_by_job(str(tmp_path)) is None
+    assert left_by_job(str(tmp_path)) == str(tmp_path / "hpc_ckpt_1.ckpt")
     trainer = leyden.Trainer(logger=False, checkpoint_callback=False)
     assert "SlurmRequeue" not in trainer.handlers
 
