@@ -52,7 +52,9 @@ def assemble_observers(settings: Settings, run: Run, trainer: Any) -> None:
     if settings.fast_dev_run:  # which switched it off: the callback can still be read
         saver = settings.given.get("checkpoint_callback", True)
     if isinstance(saver, CallbackBase):
-        add_callbacks(run, settings, [saver], origin="checkpoint_callback")
+        # A list that served another Trainer holds it already: what is added shows in the list.
+        if not _holds(run.callback_list, saver):
+            add_callbacks(run, settings, [saver], origin="checkpoint_callback")
     elif saver and not any(isinstance(callback, ModelCheckpoint) for callback in run.callback_list):
         add_callbacks(
             run, settings, [ModelCheckpoint()], origin=origin_of(("checkpoint_callback",), settings)

@@ -32,6 +32,16 @@ def test_the_list_that_was_given_is_appended_to() -> None:
     assert [type(one).__name__ for one in mine] == ["Counts", "ModelCheckpoint", "ProgressBar"]
 
 
+def test_a_list_that_served_one_trainer_serves_the_next_with_the_same_arguments() -> None:
+    saver = ModelCheckpoint()
+    given: dict[str, Any] = {"callbacks": [Counts()], "checkpoint_callback": saver}
+    for _ in range(2):
+        with pytest.deprecated_call():
+            made = leyden.Trainer(logger=False, progress_bar_refresh_rate=0, **given)
+    assert [type(one).__name__ for one in made.callbacks] == ["Counts", "ModelCheckpoint"]
+    assert made.checkpoint_callback is saver
+
+
 def test_an_empty_list_is_left_alone() -> None:
     mine: list[Any] = []
     made = leyden.Trainer(logger=False, callbacks=mine)
