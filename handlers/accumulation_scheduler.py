@@ -5,12 +5,12 @@ from typing import Any, ClassVar
 from leyden.engine import Engine, Events
 from leyden.engine.errors import ReportedIndex, ReportedType
 from leyden.handlers.accumulation import factor_at
-from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.callback import Callback
 
 __all__ = ["GradientAccumulationScheduler"]
 
 
-class GradientAccumulationScheduler(CallbackBase):
+class GradientAccumulationScheduler(Callback):
     """Accumulate the gradients of ``scheduling[epoch]`` batches from that epoch (0-based) on.
 
     Runs on: EPOCH_STARTED, before the hooks; writes ``state.accumulate_grad_batches``, after and so

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.callback import Callback
 from leyden.handlers.checkpoint_arguments import Triggers
 from leyden.handlers.checkpoint_files import exists, remove, write_text
 from leyden.handlers.checkpoint_names import check_template, fill, free_name, join
@@ -23,7 +23,7 @@ __all__ = ["CheckpointRecord"]
 log = logging.getLogger(__name__)
 
 
-class CheckpointRecord(CallbackBase):
+class CheckpointRecord(Callback):
     """The knowledge of :class:`leyden.handlers.model_checkpoint.ModelCheckpoint` about its files.
 
     It decides what a file is called and whether it is among the best; it writes no checkpoint. The
@@ -285,11 +285,11 @@ class CheckpointRecord(CallbackBase):
             "_last_step_saved": self._last_step_saved,
         }
 
-    def on_save_checkpoint(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any) -> dict[str, Any]:  # type: ignore[override]
         """Return what a checkpoint keeps."""
         return self.state_dict()
 
-    def on_load_checkpoint(self, checkpointed_state: Mapping[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpointed_state: Mapping[str, Any]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take back what a checkpoint kept."""
         self.load_state_dict(checkpointed_state)
 

@@ -137,7 +137,7 @@ def weights_of(trainer: Any, *, whole: bool = True) -> dict[str, Any]:
     weights = strategy.model_state_dict(module) if whole else module.state_dict()
     for callback in getattr(trainer, "callbacks", ()):
         # Weight averaging: the file holds the averaged weights, its own state the others.
-        if hasattr(callback, "weights_to_save"):
+        if _has(callback, "weights_to_save"):
             weights = callback.weights_to_save(module, weights)
     return weights
 
@@ -220,7 +220,8 @@ def callback_keys(callbacks: Sequence[Any]) -> list[str]:
     keys: list[str] = []
     seen: dict[str, int] = {}
     for callback in callbacks:
-        key = str(getattr(callback, "state_key", type(callback).__qualname__))
+        named = getattr(callback, "state_key", None)
+        key = named if isinstance(named, str) else type(callback).__qualname__
         seen[key] = seen.get(key, 0) + 1
         keys.append(key if seen[key] == 1 else f"{key}#{seen[key]}")
     return keys
@@ -240,7 +241,7 @@ def _save_callbacks(trainer: Any, module: Any, checkpoint: dict[str, Any]) -> No
     states, own = checkpoint["callbacks"], checkpoint["leyden"]["callback_states"]
     for key, callback in zip(callback_keys(callbacks), callbacks, strict=True):
         returned = _call_save(callback, trainer, module, checkpoint)
-        kept = callback.state_dict() if hasattr(callback, "state_dict") else {}
+        kept = callback.state_dict() if _has(callback, "state_dict") else {}
         if returned is not None and _is_data(key, "on_save_checkpoint", returned):
             states[key] = returned
         if kept and _is_data(key, "state_dict", kept):
@@ -295,6 +296,11 @@ def _call_save(callback: Any, trainer: Any, module: Any, checkpoint: dict[str, A
     if _arguments(hook) >= 3:
         return hook(trainer, module, checkpoint)
     return hook(trainer, module)
+
+
+def _has(callback: Any, name: str) -> bool:
+    """Whether a callback really has this method: a mock answers to every name."""
+    return inspect.getattr_static(callback, name, None) is not None
 
 
 def _old_key(callback: Any, states: Mapping[str, Any], keys: Sequence[str]) -> str:

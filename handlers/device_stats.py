@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from leyden.engine.errors import MisconfigurationException, MisconfiguredValue
-from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.callback import Callback
 from leyden.handlers.loggers.guard import safe_logger
 
 __all__ = ["DeviceStatsMonitor", "GPUStatsMonitor"]
@@ -16,7 +16,7 @@ __all__ = ["DeviceStatsMonitor", "GPUStatsMonitor"]
 _MEGABYTE = 1 << 20
 
 
-class GPUStatsMonitor(CallbackBase):
+class GPUStatsMonitor(Callback):
     """Log NVIDIA's numbers for the GPUs of the run, at the steps whose metrics are logged too.
 
     They are read from the driver's library, not by starting a program; between logged steps nothing
@@ -138,7 +138,7 @@ class GPUStatsMonitor(CallbackBase):
         return values
 
 
-class DeviceStatsMonitor(CallbackBase):
+class DeviceStatsMonitor(Callback):
     """Log the allocator's numbers on a GPU, and load and memory of the CPU.
 
     Runs on: the starts and ends of batches, at the steps whose metrics are logged too.
@@ -206,7 +206,7 @@ def _due(trainer: Any) -> bool:
     return bool((trainer.global_step + 1) % every == 0 or trainer.should_stop)
 
 
-def _needs_logger(callback: CallbackBase, trainer: Any) -> None:
+def _needs_logger(callback: Callback, trainer: Any) -> None:
     if not trainer.logger:
         raise MisconfiguredValue(
             f"{type(callback).__name__} has no logger to write to: pass Trainer(logger=True) or a "

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from leyden.handlers.base import Order
-from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.callback import Callback
 from leyden.handlers.deprecation import deprecated
 from leyden.handlers.monitored import Direction, better, listed, resolve_mode, score_of, worst
 
@@ -18,7 +18,7 @@ __all__ = ["EarlyStopping"]
 log = logging.getLogger(__name__)
 
 
-class EarlyStopping(CallbackBase):
+class EarlyStopping(Callback):
     """Stop the training when ``monitor`` has not improved in ``patience`` checks.
 
     A check happens after each validation run, or after each training epoch where nothing is
@@ -154,11 +154,11 @@ class EarlyStopping(CallbackBase):
             if getattr(trainer, "is_global_zero", True):
                 log.info("epoch %d: training stops early: %s", trainer.current_epoch, reason)
 
-    def on_save_checkpoint(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any) -> dict[str, Any]:  # type: ignore[override]
         """Return what a checkpoint keeps."""
         return self.state_dict()
 
-    def on_load_checkpoint(self, checkpointed_state: Mapping[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpointed_state: Mapping[str, Any]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take back what a checkpoint kept; one of Lightning 1.1 holds no reason."""
         self.load_state_dict({"stop_reason": "", **checkpointed_state})
         self.best_score = score_of(self.best_score)

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 from leyden.engine import Engine
-from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.callback import Callback
 
 __all__ = ["Interruption"]
 
@@ -18,7 +18,7 @@ _ENDING = tuple(
 )
 
 
-class Interruption(CallbackBase):
+class Interruption(Callback):
     """Turns the first signal into a request that the engines honour at their next event.
 
     A Trainer has one. Another among its callbacks takes its place, to give a step more time or

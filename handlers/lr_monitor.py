@@ -4,13 +4,13 @@ import warnings
 from typing import Any, ClassVar
 
 from leyden.engine.errors import MisconfiguredValue
-from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.callback import Callback
 from leyden.handlers.loggers.guard import safe_logger
 
 __all__ = ["LearningRateMonitor"]
 
 
-class LearningRateMonitor(CallbackBase):
+class LearningRateMonitor(Callback):
     """Log the learning rate of each scheduler's optimizer, before it is used.
 
     Names are those of the schedulers' ``name``, else ``lr-SGD``, ``lr-SGD-1`` and so on by the

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from leyden.handlers.metric_legacy import logs_by_return, returned_dicts, split_returned
+from leyden.handlers.metric_legacy import returned_dicts, split_returned
 from leyden.handlers.metric_objects import is_metric
 from leyden.handlers.metric_records import Record
 from leyden.handlers.metric_reduce import FLUSH_EVERY
@@ -344,10 +343,8 @@ class MetricRecorder:
             stage.row = {}
             self._tables = stage.tables[dataloader_idx]
 
-    def eval_batch_ended(self, output: Any = None) -> None:
-        """Show the batch's step values; `output` is what the step returned."""
-        if logs_by_return(output):
-            self._take_step_output(output)
+    def eval_batch_ended(self) -> None:
+        """Show the batch's step values."""
         stage = self._stage
         self._batch = None
         self._weight = 0
@@ -370,7 +367,8 @@ class MetricRecorder:
         ``on_validation_end``: the callbacks there read the metrics.
 
         Args:
-            epoch_end_result: what ``validation_epoch_end`` (or ``test_epoch_end``) returned.
+            epoch_end_result: what ``validation_epoch_end`` (or ``test_epoch_end``) returned, or
+                where there is none the last batch's step.
         """
         stage = self._stage
         stage.show_steps(self.callback_metrics, self.progress_bar_metrics, self._batch_idx)
@@ -391,20 +389,6 @@ class MetricRecorder:
             self.callback_metrics.clear()
         self._batch = None
         self._enter(self._outer.pop())
-
-    def _take_step_output(self, output: Mapping[str, Any]) -> None:
-        """The older dict of an evaluation step: its entries are averaged over the batches."""
-        hook, self.hook = self.hook, "validation_step"
-        _, logged, bar = split_returned(output)
-        try:
-            for key in {**logged, **bar}:
-                self.log(
-                    None, key, logged[key] if key in logged else bar[key], key in bar,
-                    key in logged, False, True, torch.mean, False, False, None, None, True, None,
-                    False,
-                )  # fmt: skip
-        finally:
-            self.hook = hook
 
     # rows --------------------------------------------------------------------------------------
 
@@ -444,7 +428,7 @@ class MetricRecorder:
                 self.progress_bar_metrics.store({record.epoch_key: value})
             if record.logger:
                 row[record.epoch_key] = value
-        for part in returned_dicts(returned):
+        for part in () if stage.name == "sanity" else returned_dicts(returned):
             shown, logged, bar = split_returned(part)
             self.callback_metrics.update(shown)
             stage.callback.update((key, (value, None)) for key, value in shown.items())

@@ -285,8 +285,10 @@ class ModelCheckpoint(CheckpointRecord):
         """What is due for ``step``, on the process that decides."""
         metrics = trainer.callback_metrics
         self._adopt_monitor(metrics)
-        monitored = not self._failed and self._monitored(metrics, strict)
         values = {**metrics, "epoch": trainer.current_epoch, "step": step}
+        monitored = not self._failed and (
+            self.monitor in ("epoch", "step") or self._monitored(metrics, strict)
+        )
         before, self._last_step_saved = self._last_step_saved, step  # the file says so itself
         self._saved_at = time.monotonic()
         complete = False

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from leyden.engine import Engine
-from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.callback import Callback
 
 __all__ = ["ProgressBarBase", "finite", "total_of"]
 
 
-class ProgressBarBase(CallbackBase):
+class ProgressBarBase(Callback):
     """Counts batches for progress bars of any kind; a subclass draws.
 
     A subclass writes ``enable`` and ``disable`` and overrides the hooks it draws in, calling

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 import torch
 
 from leyden.engine.errors import MisconfiguredValue
-from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.callback import Callback
 from leyden.handlers.loggers.guard import safe_logger
 
 __all__ = ["ThroughputMonitor", "rates", "samples_in"]
 
 
-class ThroughputMonitor(CallbackBase):
+class ThroughputMonitor(Callback):
     """Log samples and batches a second, and how much of the device's arithmetic the model uses.
 
     Each value is of the batches since the last one logged; validation in between is not counted.

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from leyden.engine.errors import MisconfiguredType, MisconfiguredValue
 from leyden.handlers.base import Order
-from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.callback import Callback
 
 __all__ = ["Timer", "parse_duration"]
 
@@ -19,7 +19,7 @@ _TEXT = re.compile(r"(\d+):(\d\d):(\d\d):(\d\d)")
 _STAGES = ("train", "validate", "test")
 
 
-class Timer(CallbackBase):
+class Timer(Callback):
     """Stop the training after ``duration``, and keep the times of the stages.
 
     The time of a resumed run counts on from that of the checkpoint.
@@ -132,7 +132,7 @@ class Timer(CallbackBase):
         if self.interval == "step":
             self._stop_if_over(trainer)
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # type: ignore[override]
         """Stop after an epoch if the time is up."""
         if self.interval == "epoch":
             self._stop_if_over(trainer)

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from leyden.engine import rng
 from leyden.engine.errors import MisconfiguredType, MisconfiguredValue
-from leyden.handlers.callback_base import CallbackBase
+from leyden.handlers.callback import Callback
 
 __all__ = ["EMAWeightAveraging", "StochasticWeightAveraging", "WeightAveraging", "annealed"]
 
 Average = Callable[[Tensor, Tensor, int], Tensor]
 
 
-class WeightAveraging(CallbackBase):
+class WeightAveraging(Callback):
     """Keep an average of the weights beside them; a subclass says when it is updated, and how.
 
     The module holds the average during each validation run and after the training, and its own
@@ -350,7 +350,7 @@ class StochasticWeightAveraging(WeightAveraging):
             last = self.swa_lrs if isinstance(self.swa_lrs, (int, float)) else self.swa_lrs[index]
             group["lr"] = self.first_rates[index] + share * (last - self.first_rates[index])
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # type: ignore[override]
         """Take the weights of the epoch's end into the average."""
         if trainer.current_epoch >= self.first_epoch(trainer):
             self.update(pl_module)

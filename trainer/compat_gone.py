@@ -163,7 +163,8 @@ STAND_INS: dict[str, dict[str, str]] = {
     **_each(
         _RESULT,
         core__step_result=(
-            "Result choose_last collate_tensors recursive_gather recursive_stack weighted_mean"
+            "EvalResult Result TrainResult choose_last collate_tensors recursive_gather "
+            "recursive_stack weighted_mean"
         ),
     ),
     **_each(

@@ -6,6 +6,7 @@ its own Trainer, and is refused with the name of what does the same here.
 """
 
 from collections.abc import Callable
+from inspect import getattr_static
 from typing import Any
 
 from leyden.engine.errors import MisconfiguredType
@@ -19,10 +20,14 @@ PACKAGES = ("lightning.", "lightning_fabric.", "pytorch_lightning.")
 NAMES = (
     *dict.fromkeys(hook.name for hook in HOOKS if hook.callback),
     "on_exception",
+    "on_init_end",
+    "on_init_start",
     "on_keyboard_interrupt",
     "setup",
     "teardown",
 )
+#: hooks that came after Lightning 1.1: what answers to every name, a mock, is not asked for them.
+LATER = ("on_before_backward", "on_before_optimizer_step", "on_exception", "on_train_epoch_metrics")
 #: of Lightning's own those that only call what the user gave them.
 HARMLESS = ("Callback", "LambdaCallback")
 
@@ -44,7 +49,10 @@ class ForeignCallback(CallbackBase):
             (kind for kind in type(callback).__mro__ if kind.__name__ == "Callback"), object
         )
         for name in NAMES:
-            if overrides(callback, name, base):
+            if _answers_only(callback, name):
+                if name not in LATER and not name.startswith("on_predict"):
+                    setattr(self, name, getattr(callback, name))
+            elif overrides(callback, name, base):
                 setattr(self, name, self._taking(name, getattr(callback, name)))
 
     @property
@@ -74,10 +82,16 @@ def _returned(outputs: Any) -> Any:
     return last
 
 
+def _answers_only(callback: Any, name: str) -> bool:
+    """Whether a callback has this name by ``__getattr__`` alone."""
+    return getattr_static(callback, name, None) is None and callable(getattr(callback, name, None))
+
+
 def is_foreign(callback: Any) -> bool:
-    """Whether an object has the hooks of a callback and no ``attach``."""
+    """Whether an object has the hooks of a callback and no ``attach`` of its own, as a mock has."""
     hooks = ("setup", "on_fit_start")
-    return not callable(getattr(callback, "attach", None)) and all(
+    # Statically: a mock answers to every name.
+    return getattr_static(callback, "attach", None) is None and all(
         callable(getattr(callback, name, None)) for name in hooks
     )
 

@@ -1,5 +1,6 @@
 """The hooks of a LightningModule on the events of the engines."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from leyden.engine import Engine, Events
@@ -151,6 +152,9 @@ class ModuleHandler(Handler):
                     kept[0] if state.num_loaders == 1 else kept
                 )
                 self._tell_of_dict(end, state.epoch_end_result)
+            elif state.num_loaders == 1 and isinstance(state.output, Mapping):
+                # Source: Lightning 1.1, where the last batch speaks for all of them.
+                state.epoch_end_result = state.output
 
         def reduce(engine: Engine) -> None:
             state: Any = engine.state
@@ -165,7 +169,7 @@ class ModuleHandler(Handler):
         output = state.output
         if isinstance(output, dict):
             self._tell_of_dict(f"{WORDS[state.stage]}_step", output)
-        self.recorder.eval_batch_ended(output)
+        self.recorder.eval_batch_ended()
 
     def _predictions(self, engine: Engine) -> None:
         state: Any = engine.state

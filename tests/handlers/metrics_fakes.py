@@ -72,7 +72,8 @@ class Run:
         for d, loader in enumerate(loaders):
             for i, batch in enumerate(loader):
                 self.recorder.eval_batch_started(batch, i, d)
-                self.recorder.eval_batch_ended(log(i, d))
+                log(i, d)
+                self.recorder.eval_batch_ended()
         results = self.recorder.eval_epoch_ended(end() if end else None)
         self.recorder.eval_finished()
         return results

@@ -171,17 +171,11 @@ def test_returned_dicts_of_the_older_kind() -> None:
     assert run.recorder.progress_bar_metrics == {"shown": 0.25}
 
 
-def test_dicts_that_evaluation_steps_return_are_averaged() -> None:
+def test_returned_dicts_of_a_sanity_check_are_dropped() -> None:
     run = Run()
-    batches = [PAIR, torch.zeros(1, 3)]
-    results = run.evaluate(
-        "validate",
-        [batches],
-        lambda i, d: {"x": 1, "log": {"a": torch.tensor(float(i))}, "progress_bar": {"b": 2.0}},
-    )
-    assert results == [{"a": pytest.approx(1 / 3), "b": 2.0}]
-    assert run.rows == [({"a": pytest.approx(1 / 3), "epoch": 0}, 0)]
-    assert run.recorder.hook is None
+    one = {"val_loss": 0.25, "log": {"logged": 1.0}, "progress_bar": {"shown": 2.0}}
+    assert run.evaluate("sanity", [[PAIR]], lambda i, d: None, lambda: one) == [{}]
+    assert run.rows == [] and run.recorder.progress_bar_metrics == {}
 
 
 @pytest.mark.parametrize(
@@ -194,7 +188,7 @@ def test_hooks_of_an_evaluation_run_that_log(hook: str) -> None:
     run.recorder.eval_started("validate", 1)
     run.recorder.eval_batch_started(PAIR, 0, 0)
     run.log("x", 2.0, hook)
-    run.recorder.eval_batch_ended(None)
+    run.recorder.eval_batch_ended()
     assert run.recorder.eval_epoch_ended(None) == [{"x": 2.0}]
     run.recorder.eval_finished()
 

@@ -246,6 +246,14 @@ def test_a_missing_monitor_is_an_error_that_lists_what_is_logged(tmp_path: Path)
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize(("key", "top"), [("epoch", 2), ("step", 1)])
+def test_the_epoch_or_the_step_can_be_the_monitor(tmp_path: Path, key: str, top: int) -> None:
+    checkpoint = best(tmp_path, monitor=key, mode="max", save_top_k=top)
+    Run(tmp_path, [checkpoint], scores=[3, 1, 2]).fit(3)
+    files = ["epoch=1-step=7.ckpt", "epoch=2-step=11.ckpt"]
+    assert names(tmp_path) == files[-top:]
+
+
 # ------------------------------------------------------------------ failures
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from leyden import callbacks
 from leyden.callback import Callback
 from leyden.exceptions import MisconfigurationException
 from leyden.handlers.callback_base import CallbackBase
 from leyden.lambda_callback import LambdaCallback
 from leyden.overrides import overrides
+from tests.trainer.tiny import Tiny, data, trainer
 
 # The hooks of Lightning 1.1.
 OLD = """setup teardown on_init_start on_init_end on_fit_start on_fit_end on_sanity_check_start
@@ -60,6 +62,33 @@ def test_a_callback_is_a_handler_that_knows_its_own_hooks() -> None:
     assert mine.state_key.endswith("Mine") and mine.state_dict() == {} and mine.origin == ""
     mine.load_state_dict({})
     mine.detach()
+
+
+BUILT_IN = [
+    getattr(callbacks, name)
+    for name in callbacks.__all__
+    if isinstance(getattr(callbacks, name), type)
+]
+
+
+@pytest.mark.parametrize("kind", BUILT_IN)
+def test_every_callback_is_one_and_has_every_hook_to_call_by_super(kind: Any) -> None:
+    assert issubclass(kind, Callback)
+    assert all(callable(getattr(kind, name)) for name in OLD + NEW)
+
+
+def test_a_subclass_of_a_built_in_one_calls_any_hook_by_super() -> None:
+    calls: list[str] = []
+
+    class Mine(callbacks.EarlyStopping):
+        def on_train_batch_start(self, *args: Any) -> None:
+            super().on_train_batch_start(*args)
+            calls.append("batch")
+
+    made = trainer(max_epochs=1, callbacks=[Mine("loss", strict=False)], limit_train_batches=2)
+    made.fit(Tiny(), data(), data(2))
+    assert calls == ["batch", "batch"]
+    assert not callbacks.EarlyStopping("loss").defines("on_train_batch_start")
 
 
 def test_functions_become_hooks() -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -121,6 +122,30 @@ def test_exceptions_reach_it(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no luck"):
         trainer(tmp_path, max_epochs=1, callbacks=[counts]).fit(Fails(), data())
     assert counts.seen[-1] == ("exception", "no luck")
+
+
+def test_a_mock_is_told_of_every_hook_of_1_1(tmp_path: Path) -> None:
+    heard = mock.MagicMock()
+    made = trainer(
+        tmp_path, max_epochs=1, callbacks=[heard], limit_train_batches=1, limit_val_batches=0
+    )
+    assert heard.method_calls == [mock.call.on_init_start(made), mock.call.on_init_end(made)]
+    heard.reset_mock()
+    model = Tiny()
+    made.fit(model, data())
+    made.save_checkpoint(tmp_path / "a.ckpt")
+    names = [call[0] for call in heard.method_calls]
+    assert (
+        names
+        == (
+            "setup on_fit_start on_pretrain_routine_start on_pretrain_routine_end on_train_start "
+            "on_epoch_start on_train_epoch_start on_batch_start on_train_batch_start "
+            "on_after_backward on_before_zero_grad on_batch_end on_train_batch_end on_epoch_end "
+            "on_train_epoch_end on_train_end on_fit_end teardown on_save_checkpoint"
+        ).split()
+    )
+    assert heard.method_calls[0] == mock.call.setup(made, model, "fit")
+    assert heard.method_calls[-1] == mock.call.on_save_checkpoint(made, model)
 
 
 # ---------------------------------------------------------------- with Lightning itself

@@ -96,3 +96,46 @@ def test_nothing_is_kept_for_who_takes_nothing() -> None:
 
     trainer(callbacks=[Leaves()], max_epochs=1).fit(One())
     assert kept == [0]
+
+
+class Validates(One):
+    """Returns a dict from each validation step."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        number = torch.tensor(float(batch_idx))
+        return {"val_loss": number, "log": {"logged": number}, "progress_bar": {"shown": number}}
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(torch.ones(6, 2), batch_size=2)  # type: ignore[arg-type]
+
+
+def test_without_an_epoch_end_the_last_evaluation_step_speaks_for_all() -> None:
+    made = trainer(max_epochs=1)
+    made.fit(Validates())
+    metrics = made.callback_metrics
+    assert metrics["val_loss"] == metrics["logged"] == metrics["shown"] == 2
+    assert made.logged_metrics["logged"] == made.progress_bar_metrics["shown"] == 2
+
+
+def test_with_an_epoch_end_what_evaluation_steps_return_is_for_that_alone() -> None:
+    class Ends(Validates):
+        def validation_epoch_end(self, outputs: Any) -> Any:
+            return {"val_mean": torch.stack([one["val_loss"] for one in outputs]).mean()}
+
+    made = trainer(max_epochs=1)
+    made.fit(Ends())
+    assert made.callback_metrics["val_mean"] == 1
+    assert not {"val_loss", "logged", "shown"} & set(made.callback_metrics)
+
+
+def test_several_loaders_have_no_last_step_that_speaks_for_all() -> None:
+    class Several(Validates):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int) -> Any:  # type: ignore[override]
+            return {"val_loss": torch.tensor(1.0)}
+
+        def val_dataloader(self) -> Any:
+            return [super().val_dataloader(), super().val_dataloader()]
+
+    made = trainer(max_epochs=1)
+    made.fit(Several())
+    assert "val_loss" not in made.callback_metrics
