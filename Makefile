@@ -52,7 +52,7 @@ $(VENV)/.%: requirements/%.txt
 
 venv: $(addprefix $(VENV)/.,test bench lint wheel docs) ## the environment alone, with all tools
 
-demo: $(VENV)/.demo ## train a digits classifier: accuracy, checkpoint, TensorBoard log
+demo: $(VENV)/.demo ## train a digits classifier: accuracy, checkpoint, TensorBoard log, curves
 	$(PY) examples/digits.py
 
 test: $(VENV)/.test ## the tests (fewer: make test ARGS='-m "not slow"')

@@ -3,10 +3,12 @@
     python examples/digits.py
     python examples/digits.py --max_epochs 5 --out runs/digits
 
-Needs scikit-learn for its 1,797 pictures of 8 x 8 pixels, which come with the package.
+Needs scikit-learn for its 1,797 pictures of 8 x 8 pixels, which come with the package; with
+matplotlib and tensorboard (``pip install 'leyden[plot]'``) it draws the curves.
 """
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -111,6 +113,9 @@ def main(max_epochs: int = 15, out: str = "runs/digits") -> float:
     print(f"\ntest accuracy    {accuracy:.1%} of {len(data.test)} pictures it never saw")
     print(f"best checkpoint  {best.best_model_path}")
     print(f"TensorBoard log  {folder}    (to look at it: tensorboard --logdir {folder.parent})")
+    if find_spec("matplotlib") and find_spec("tensorboard"):
+        drawn = leyden.plot(folder, metrics=["train_loss", "val_loss", "val_acc"])
+        print(f"curves           {drawn}")
     return accuracy
 
 

@@ -45,6 +45,8 @@ def test_digits(
     said = capsys.readouterr().out
     assert "test accuracy" in said
     assert checkpoint.name in said and str(events.parent.relative_to(tmp_path)) in said
+    picture = events.parent / "metrics.png"
+    assert picture.name in said and picture.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

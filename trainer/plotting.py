@@ -157,8 +157,8 @@ def _from_events(path: Path) -> dict[str, Curve]:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError as error:
         raise MisconfigurationException(
-            "plot() of TensorBoard's event files needs tensorboard: pip install tensorboard, or "
-            "log with CSVLogger"
+            "plot() of TensorBoard's event files needs tensorboard: pip install 'leyden[plot]' or "
+            "pip install tensorboard, or log with CSVLogger"
         ) from error
     reader = EventAccumulator(str(path), size_guidance={"scalars": 0})
     reader.Reload()
