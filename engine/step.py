@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from leyden.engine.engine import Engine
-from leyden.engine.errors import MisconfigurationException
+from leyden.engine.errors import MisconfigurationException, ReportedRuntime
 from leyden.engine.events import TrainerEvents
 from leyden.engine.optimizer_proxy import OptimizerProxy
 from leyden.engine.state import TrainState, give_state
@@ -170,7 +170,11 @@ class TrainingStep:
                 self.forwarded.fire()
             if self.backward_started.live:
                 self.backward_started.fire()
-            loss.backward()
+            try:
+                loss.backward()
+            except RuntimeError as error:
+                _explain(loss, error)
+                raise
             if self.backward_completed.live:
                 self.backward_completed.fire()
         if self.keep_outputs:
@@ -310,11 +314,15 @@ class TrainingStep:
             self.forwarded.fire()
         if self.backward_started.live:
             self.backward_started.fire()
-        if self.backward is None:
-            loss.backward()
-        else:
-            self.scope.hook = "backward"
-            self.backward(loss, optimizer, index)
+        try:
+            if self.backward is None:
+                loss.backward()
+            else:
+                self.scope.hook = "backward"
+                self.backward(loss, optimizer, index)
+        except RuntimeError as error:
+            _explain(loss, error)
+            raise
         if self.backward_completed.live:
             self.backward_completed.fire()
         if closes and self.gradients_ready.live:
@@ -412,6 +420,20 @@ def register_training_events(engine: Engine) -> None:
 def needs_closure(optimizer: Optimizer) -> bool:
     """Whether ``step`` evaluates the loss itself, so that it cannot be called without a closure."""
     return isinstance(optimizer, torch.optim.LBFGS)
+
+
+def _explain(loss: Tensor, error: RuntimeError) -> None:
+    """Say what is wrong with a loss that has no backward pass; torch's own words name no step."""
+    if loss.numel() != 1:
+        what = f"a loss of shape {tuple(loss.shape)}: return one number, such as loss.mean()"
+    elif not loss.requires_grad:
+        what = (
+            "a loss without a graph, no parameter that is trained took part in it: look for "
+            "detach(), item() or no_grad() on its way, and for parameters that are all frozen"
+        )
+    else:
+        return
+    raise ReportedRuntime(f"training_step returned {what} ({error})") from error
 
 
 def _detached(value: Any) -> Any:

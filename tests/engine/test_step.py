@@ -160,6 +160,40 @@ def test_what_is_no_loss_is_refused_with_what_it_should_be(output: Any) -> None:
         Run(forward=lambda batch, batch_idx: output).run()
 
 
+@pytest.mark.parametrize("way", ["straight", "toggle", "backward"])
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (
+            lambda weight: weight * torch.ones(3),
+            r"shape \(3,\): return one number, such as loss.mean",
+        ),
+        (lambda weight: weight.detach(), r"without a graph.*frozen \(element 0 of tensors"),
+    ],
+)
+def test_a_loss_without_a_backward_pass_is_explained(loss: Any, words: str, way: str) -> None:
+    run = Run(forward=lambda batch, batch_idx: loss(run.model.bias[0]), **GENERAL.get(way, {}))
+    # The built-in is what Lightning 1.1 raises: torch's own.
+    with pytest.raises(RuntimeError, match=words) as raised:
+        run.run()
+    assert isinstance(raised.value, MisconfigurationException)
+
+
+def test_another_error_of_the_backward_pass_stays_what_it_is() -> None:
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return value.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            raise RuntimeError("of the user's own")
+
+    run = Run(forward=lambda batch, batch_idx: Fails.apply(run.model.bias.sum()))
+    with pytest.raises(RuntimeError, match="^of the user's own$"):
+        run.run()
+
+
 @pytest.mark.parametrize("output", [None, {"loss": None}])
 @pytest.mark.parametrize("way", ["straight", "toggle"])
 def test_none_skips_the_update(output: Any, way: str) -> None:
