@@ -10,12 +10,12 @@ happens at an event in ``dispatch.py``.
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from leyden.engine.events import Events, State
 from leyden.engine.filters import NEVER
+from leyden.engine.notice import warn
 from leyden.engine.phases import FETCHING, STEPPING, Move, Phase
 from leyden.engine.position import Resumable
 
@@ -459,11 +459,10 @@ class Engine(Resumable):
                 total = state.max_iters
                 if state.max_epochs is not None and state.epoch_length is not None:
                     total = state.epoch_length * state.max_epochs
-                warnings.warn(
+                warn(
                     "Data iterator can not provide data anymore but required total number of "
                     "iterations to run is not reached. "
                     f"Current iteration: {state.iteration} vs Total iterations to run : {total}",
-                    stacklevel=2,
                 )
             return False
         return True

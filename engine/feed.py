@@ -7,7 +7,6 @@ the loop and the loader. How a run is put back on any batch is in
 :mod:`leyden.engine.loader_state`.
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from leyden.engine.loader_index import IndexedPosition
 from leyden.engine.loader_state import DrainedPosition, OwnPosition, Position, describe
+from leyden.engine.notice import warn
 
 __all__ = ["Feed"]
 
@@ -227,9 +227,8 @@ class Feed:
             what = f"the run was stopped after batch {state['position']}"
             if self.unknown == "refuse":
                 raise RuntimeError(f"{what}, and cannot be resumed there: {why}")
-            warnings.warn(
+            warn(
                 f"{what}, and what follows may differ from the uninterrupted run: {why}",
-                stacklevel=2,
             )
         self._pending = state
 

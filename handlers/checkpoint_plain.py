@@ -3,11 +3,12 @@
 import argparse
 import enum
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+
+from leyden.engine.notice import warn
 
 __all__ = ["plain"]
 
@@ -35,10 +36,9 @@ def plain(value: Any, *, name: str = "hyper_parameters") -> Any:
     lost: list[str] = []
     result = _plain(value, name, lost, ())
     if lost:
-        warnings.warn(
+        warn(
             f"these values are no plain data and are kept as their text: {', '.join(lost)}. "
             "Loading gives the text back; pass numbers, text, lists or dicts to keep the value",
-            stacklevel=2,
         )
     return result
 

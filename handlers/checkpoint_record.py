@@ -4,12 +4,12 @@ import logging
 import os
 import re
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
 
+from leyden.engine.notice import warn
 from leyden.handlers.callback import Callback
 from leyden.handlers.checkpoint_arguments import Triggers
 from leyden.handlers.checkpoint_files import exists, remove, write_text
@@ -242,12 +242,11 @@ class CheckpointRecord(Callback):
             remembered.
         """
         if self._given_monitor is not None and state.get("monitor") != self._given_monitor:
-            warnings.warn(
+            warn(
                 f"the checkpoint's ModelCheckpoint watched {state.get('monitor')!r}, this one "
                 "watches "
                 f"{self._given_monitor!r}: its best files are not taken over",
                 UserWarning,
-                stacklevel=2,
             )
             return
         self.monitor = state.get("monitor", self.monitor)

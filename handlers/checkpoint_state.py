@@ -22,12 +22,12 @@ gradients, metrics, handlers. Where only weights are saved it holds the version 
 """
 
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leyden.backends.strategies import Strategy
 from leyden.backends.xla import to_host
+from leyden.engine.notice import warn
 from leyden.handlers.checkpoint_mismatch import (
     kinds,
     refuse,
@@ -273,13 +273,12 @@ def _restore_callbacks(trainer: Any, module: Any, checkpoint: dict[str, Any]) ->
             callback.load_state_dict(own[key])
     if states:
         new = [key for key, one in zip(keys, callbacks, strict=True) if _is_new(one, key, known)]
-        warnings.warn(
+        warn(
             "the checkpoint holds the state of callbacks that this run does not have: "
             f"{', '.join(sorted(states))}"
             + (f"; and none of {', '.join(sorted(new))}, which it has" if new else "")
             + ". That state is not restored; pass the same callbacks to resume exactly",
             UserWarning,
-            stacklevel=2,
         )
 
 
@@ -323,13 +322,12 @@ def _is_data(key: str, source: str, state: Any) -> bool:
     where = foreign(state)
     if where is None:
         return True
-    warnings.warn(
+    warn(
         f"the state of {key} is left out of the checkpoint: what its {source} returned holds "
         f"{where}, "
         "which cannot be read back without running code. Return tensors, numbers, text, lists and "
         "dicts",
         UserWarning,
-        stacklevel=3,
     )
     return False
 
@@ -351,13 +349,12 @@ def _schedule(entry: Any) -> dict[str, Any]:
     scheduler = _scheduler(entry)
     state, lost = without_foreign(scheduler.state_dict())
     if lost:
-        warnings.warn(
+        warn(
             f"the state of {type(scheduler).__name__} goes into the checkpoint without "
             f"{', '.join(lost)}: that cannot be read back without running code. A resumed run "
             "takes it from the new scheduler; return tensors, numbers, text, lists and dicts from "
             "its state_dict to keep it",
             UserWarning,
-            stacklevel=4,
         )
     return state
 

@@ -1,7 +1,6 @@
 """Tell that something is deprecated: in one form, at the line of whoever wrote it."""
 
-import sys
-import warnings
+from leyden.engine.notice import warn
 
 __all__ = ["deprecated"]
 
@@ -15,17 +14,11 @@ def deprecated(what: str, *, since: str, instead: str) -> None:
         instead: what to write.
 
     Example:
+        >>> import warnings
         >>> with warnings.catch_warnings(record=True) as told:
         ...     warnings.simplefilter("always")
         ...     deprecated("Trainer(profiler=True)", since="1.1", instead="pass profiler='simple'")
         >>> print(told[0].message)
         Trainer(profiler=True) works, and is deprecated since Lightning 1.1: pass profiler='simple'
     """
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("leyden"):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(
-        f"{what} works, and is deprecated since Lightning {since}: {instead}",
-        DeprecationWarning,
-        stacklevel=level,
-    )
+    warn(f"{what} works, and is deprecated since Lightning {since}: {instead}", DeprecationWarning)

@@ -2,12 +2,12 @@
 
 import logging
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 
+from leyden.engine.notice import warn
 from leyden.handlers.base import Order
 from leyden.handlers.callback import Callback
 from leyden.handlers.deprecation import deprecated
@@ -207,4 +207,4 @@ class EarlyStopping(Callback):
         if self.strict:
             raise RuntimeError(text)
         if self.verbose:
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            warn(text, RuntimeWarning)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from leyden.engine import Engine, Events, TrainerEvents
+from leyden.engine.notice import warn
 from leyden.handlers.base import Handler
 from leyden.handlers.checkpoint_archive import filesystem_of
 from leyden.handlers.checkpoint_names import is_remote
@@ -135,10 +136,9 @@ class Journal(Handler):
         except Exception as error:  # of a disk, or of whatever fsspec stands before
             if not self._failed:
                 self._failed = True
-                warnings.warn(
+                warn(
                     f"the journal {self.path} cannot be written: {type(error).__name__}: {error}. "
                     "The run goes on; its lines are kept, and the next checkpoint tries again",
-                    stacklevel=3,
                 )
             return
         self._failed = False

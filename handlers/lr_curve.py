@@ -1,9 +1,10 @@
 """The losses that a search for the learning rate saw: the suggestion, and the picture."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
+
+from leyden.engine.notice import warn
 
 __all__ = ["LRCurve", "steepest"]
 
@@ -52,12 +53,11 @@ class LRCurve:
         """
         found = steepest(self.results["loss"], skip_begin, skip_end)
         if found is None:
-            warnings.warn(
+            warn(
                 f"no learning rate to suggest: of {len(self.results['loss'])} losses, less "
                 f"skip_begin={skip_begin} and skip_end={skip_end}, fewer than two are left that "
                 "are finite: raise num_training, lower max_lr, or skip fewer",
                 UserWarning,
-                stacklevel=2,
             )
             return None
         return self.results["lr"][found]

@@ -1,9 +1,9 @@
 """Logs the learning rates of the schedulers."""
 
-import warnings
 from typing import Any, ClassVar
 
 from leyden.engine.errors import MisconfiguredValue
+from leyden.engine.notice import warn
 from leyden.handlers.callback import Callback
 from leyden.handlers.loggers.guard import safe_logger
 
@@ -66,20 +66,18 @@ class LearningRateMonitor(Callback):
             )
         schedulers = trainer.lr_schedulers
         if not schedulers:
-            warnings.warn(
+            warn(
                 "LearningRateMonitor: the models have no learning rate schedulers, nothing is "
                 "logged: "
                 "return some from configure_optimizers, or remove the callback",
                 RuntimeWarning,
-                stacklevel=2,
             )
         defaults = [entry["scheduler"].optimizer.defaults for entry in schedulers]
         if self.log_momentum and not all("momentum" in d or "betas" in d for d in defaults):
-            warnings.warn(
+            warn(
                 "LearningRateMonitor(log_momentum=True): some optimizers have no momentum, 0 is "
                 "logged for them: leave log_momentum out to log rates alone",
                 RuntimeWarning,
-                stacklevel=2,
             )
         self.lr_sch_names = scheduler_names(schedulers)
         self.lrs = {name: [] for name, _ in self._groups(schedulers, None)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from leyden.engine.errors import MisconfigurationException
+from leyden.engine.notice import warn
 
 __all__ = [
     "batch_value",
@@ -159,11 +159,10 @@ def metric_state(metric: Any) -> dict[str, Any] | None:
         callable(getattr(kind, n, None)) for n in ("state_dict", "load_state_dict")
     ):
         return {"own": metric.state_dict()}
-    warnings.warn(
+    warn(
         f"the running state of the metric object {kind.__name__} cannot be saved: a run resumed in"
         " the middle of an epoch computes it over the rest of that epoch only; give it state_dict"
         " and load_state_dict",
-        stacklevel=2,
     )
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from operator import mul
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from leyden.engine.errors import MisconfigurationException
+from leyden.engine.notice import warn
 
 __all__ = ["FLUSH_EVERY", "Accumulator", "reduction_of"]
 
@@ -199,10 +199,9 @@ class Accumulator:
             return None
         if self._op == "keep":
             if not callable(self._fn):
-                warnings.warn(
+                warn(
                     "a metric with a reduce_fx of its own was logged before the run was resumed,"
                     " and not after it in the same epoch: its value for the epoch is left out",
-                    stacklevel=2,
                 )
                 return None
             device = self._kept[-1].device

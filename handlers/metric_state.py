@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from leyden.engine.notice import warn
 from leyden.handlers.metric_objects import (
     load_metric_state,
     metric_at,
@@ -57,12 +57,11 @@ def save_stage(stage: Stage, module: Any) -> dict[str, Any]:
 
 
 def _warn_of_loss(record: Record, module: Any) -> None:
-    warnings.warn(
+    warn(
         f"the metric object {type(record.metric).__name__} that {record.hook} logs as"
         f" {record.name!r} is no attribute of {type(module).__name__}, so its running state is not"
         " saved: a run resumed in the middle of an epoch computes it over the rest of that epoch"
         " only; make it an attribute, or say where it is: self.log(..., metric_attribute='path')",
-        stacklevel=2,
     )
 
 

@@ -3,7 +3,6 @@
 import logging
 import os
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar, Literal
@@ -12,6 +11,7 @@ import torch
 
 from leyden.engine import Channel, Engine, Events, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
+from leyden.engine.notice import warn
 from leyden.handlers.base import Order
 from leyden.handlers.checkpoint_arguments import (
     Triggers,
@@ -328,11 +328,10 @@ class ModelCheckpoint(CheckpointRecord):
         if self.on_error == "raise":
             raise error
         newest = self.last_model_path or self.best_model_path or "not there yet"
-        warnings.warn(
+        warn(
             f"a checkpoint was not saved: {error}. Training goes on (on_error='warn'); the newest "
             f"checkpoint is {newest}",
             RuntimeWarning,
-            stacklevel=3,
         )
 
     def _save_among_best(self, trainer: Any, values: dict[str, Any]) -> None:
@@ -461,4 +460,4 @@ class ModelCheckpoint(CheckpointRecord):
     def _warn_once(self, text: str) -> None:
         if text not in self._warned:
             self._warned.add(text)
-            warnings.warn(text, UserWarning, stacklevel=3)
+            warn(text, UserWarning)

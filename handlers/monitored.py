@@ -1,10 +1,11 @@
 """What the handlers that watch one logged value share: the direction, the value, the comparison."""
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import torch
+
+from leyden.engine.notice import warn
 
 __all__ = ["Direction", "better", "listed", "resolve_mode", "score_of", "worst"]
 
@@ -25,11 +26,10 @@ def resolve_mode(owner: str, monitor: str | None, mode: str) -> Direction:
     if mode in ("min", "max"):
         return cast(Direction, mode)
     if mode != "auto":
-        warnings.warn(
+        warn(
             f"{owner}(mode={mode!r}) is unknown, 'auto' is used instead: pass 'min', 'max' or "
             "'auto'",
             RuntimeWarning,
-            stacklevel=3,
         )
     grows = monitor is not None and ("acc" in monitor or monitor.startswith("fmeasure"))
     return "max" if grows else "min"

@@ -7,11 +7,12 @@ where they are in any checkpoint; those of the others are beside them, under ``l
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+
+from leyden.engine.notice import warn
 
 __all__ = ["collected", "own_part", "settle"]
 
@@ -109,12 +110,11 @@ def _deal_anew(
     own["position"] = {**own["position"], "samples": batch * size * before, "batch_size": size}
     if tells:
         lost = f"; running averages of this epoch leave out those of {before - now} processes"
-        warnings.warn(
+        warn(
             f"the checkpoint was saved by {before} processes and goes on with {now}: at the same "
             "number of samples, but not bit for bit, since they are dealt out differently"
             + (lost if now < before and batch else ""),
             UserWarning,
-            stacklevel=6,
         )
     names = {name for part in gradients for name in part}
     # Each has the mean: their mean, where the group is complete, is that of all again.

@@ -5,12 +5,12 @@ import json
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import torch
 
+from leyden.engine.notice import warn
 from leyden.handlers.profilers import BaseProfiler
 
 __all__ = ["Trace", "Traced"]
@@ -181,10 +181,9 @@ class Trace(BaseProfiler):
                 spans = spans[: max(room, 0)]
                 if not self._warned:
                     self._warned = True
-                    warnings.warn(
+                    warn(
                         f"the trace {self.path} is full after limit={self.limit} spans: what comes "
                         "later is left out; pass Trainer(profiler=Trace(limit=...)) for more",
-                        stacklevel=3,
                     )
             self.count += len(spans)
             lines = self._metadata()

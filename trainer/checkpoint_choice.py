@@ -3,9 +3,9 @@
 import glob
 import os
 import re
-import warnings
 from typing import Any
 
+from leyden.engine.notice import warn
 from leyden.handlers.checkpoint_archive import DamagedCheckpoint, filesystem_of
 from leyden.handlers.checkpoint_folder import load, verify
 from leyden.handlers.checkpoint_inspect import peek
@@ -89,7 +89,7 @@ def is_whole(path: str) -> bool:
     except FileNotFoundError:
         return False
     except (DamagedCheckpoint, OSError) as error:
-        warnings.warn(f"skipped: {error}", UserWarning, stacklevel=6)
+        warn(f"skipped: {error}", UserWarning)
         return False
     return True
 

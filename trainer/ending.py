@@ -2,12 +2,12 @@
 
 import logging
 import os
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from leyden.engine import Channel, Engine, Events, Phase, TrainerEvents
+from leyden.engine.notice import warn
 from leyden.handlers.checkpoint_names import default_directory, join
 from leyden.handlers.model_checkpoint import ModelCheckpoint
 from leyden.module import LightningModule
@@ -118,8 +118,7 @@ def _noted(error: BaseException, action: Callable[[], Any]) -> None:
 
 
 def _tell(error: BaseException | None, second: Exception) -> None:
-    warnings.warn(
+    warn(
         f"while ending after {type(error).__name__}: {type(second).__name__}: {second}",
         RuntimeWarning,
-        stacklevel=3,
     )

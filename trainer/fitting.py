@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import warnings
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from leyden.compiling import capture
 from leyden.ending import BETWEEN_BATCHES, INTERRUPTED, end_of_training, failed
 from leyden.engine import Events, Phase, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
+from leyden.engine.notice import warn
 from leyden.journal import give_journal
 from leyden.module import LightningModule
 from leyden.optimizers import configured
@@ -70,28 +70,25 @@ def _warn_of_idle_parts(run: Run, model: Any) -> None:
             if step
             else ("a validation loader", "validation_step")
         )
-        warnings.warn(
+        warn(
             f"there is {there} but no {missing}: this run does not validate",
             UserWarning,
-            stacklevel=4,
         )
 
 
 def _warn_of_short_epoch(run: Run) -> None:
     factor, batches = run.state.accumulate_grad_batches, run.loaders.num_training_batches
     if factor > batches > 0:
-        warnings.warn(
+        warn(
             f"accumulate_grad_batches={factor} is more than the {int(batches)} batches of an "
             f"epoch: each epoch makes one step, of gradients divided by {factor}",
             UserWarning,
-            stacklevel=5,
         )
     if batches == 0 and run.settings.limit_train_batches:
-        warnings.warn(
+        warn(
             "the training loader has no batches: nothing is trained; look at the length of its "
             "dataset, batch_size and drop_last",
             UserWarning,
-            stacklevel=5,
         )
 
 

@@ -30,6 +30,7 @@ from leyden.backends.launchers.spawn import pickler
 from leyden.datamodule import LightningDataModule
 from leyden.engine import rng
 from leyden.engine.errors import MisconfigurationException
+from leyden.engine.notice import warn
 from leyden.handing_back import Handed, found_attributes, module_state, take_module, take_over
 from leyden.handlers import checkpoint_io
 from leyden.handlers.base import Handler
@@ -326,11 +327,10 @@ def _packed_back(trainer: Any, objects: _Objects, before: Handed, name: str, val
         for path, attributes in sent["module"]["attributes"].items():
             lost += _without_foreign(attributes, ids, path or type(objects.model).__name__)
         if lost:
-            warnings.warn(
+            warn(
                 f"not handed back, as they cannot be pickled: {', '.join(lost)}; they are as they "
                 f"were before {name}",
                 UserWarning,
-                stacklevel=2,
             )
         return dumps(sent, ids)
 

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 
 from leyden import config_objects
 from leyden.engine.errors import MisconfiguredValue
+from leyden.engine.notice import warn
 from leyden.handlers.gpu_memory import gpu_memory
 from leyden.handlers.summary import UNKNOWN_SIZE
 from leyden.hparams_files import convert, read_hparams
@@ -78,10 +78,9 @@ def load_hparams_from_yaml(
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not os.path.isfile(path):
-        warnings.warn(
+        warn(
             f"there is no file {os.fspath(path)!r}: no hyper-parameters are read",
             RuntimeWarning,
-            stacklevel=3,
         )
         return {}
     return dict(read_hparams(os.fspath(path)))

@@ -1,7 +1,6 @@
 """The loaders of a run: where they come from, how many batches of each are used."""
 
 import os
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from leyden.datamodule import LightningDataModule
 from leyden.engine.errors import MisconfigurationException, MisconfiguredValue
+from leyden.engine.notice import warn
 from leyden.overrides import overrides
 from leyden.seed import WORKERS_VARIABLE, seed_worker
 
@@ -116,11 +116,10 @@ class Loaders:
         if stage != "predict" and not settings.overfit_batches:
             for loader in found:
                 if _shuffles(loader):
-                    warnings.warn(
+                    warn(
                         f"a loader of {name} shuffles: its results do not depend on the order, "
                         "and last batches may differ from run to run; pass shuffle=False",
                         UserWarning,
-                        stacklevel=4,
                     )
         for loader in found:
             _seed_workers(loader)
@@ -197,11 +196,10 @@ def unshuffled(loader: Any) -> Any:
             f"overfit_batches needs the same batches every epoch, but the loader draws them with "
             f"{type(loader.sampler).__name__}: pass a loader without a sampler of its own"
         )
-    warnings.warn(
+    warn(
         "overfit_batches uses the same batches in every epoch: shuffling "
         "of the training loader is off",
         UserWarning,
-        stacklevel=5,
     )
     return DataLoader(
         loader.dataset,

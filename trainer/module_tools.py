@@ -1,6 +1,5 @@
 """The plain functions behind methods of LightningModule."""
 
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from leyden.backends.gathering import gathered
+from leyden.engine.notice import warn
 from leyden.exceptions import MisconfiguredValue
 from leyden.handlers.gradient_clipping import clip_gradients as clip
 from leyden.handlers.gradient_norm import gradient_norms
@@ -135,10 +135,9 @@ def all_gather(data: Any, group: Any, sync_grads: bool) -> Any:
 
 def warn_tbptt_reduction(name: str) -> None:
     """Say that a reduction of its own for the splits of a batch is not built."""
-    warnings.warn(
+    warn(
         f"self.log({name!r}): tbptt_reduce_fx and tbptt_pad_token have no effect, the splits of a "
         "batch are reduced by reduce_fx: leave both out",
-        stacklevel=3,
     )
 
 

@@ -1,6 +1,5 @@
 """From what ``configure_optimizers`` returns to optimizers, schedulers and frequencies."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from leyden.engine.errors import MisconfigurationException, ReportedValue
+from leyden.engine.notice import warn
 
 __all__ = ["IdleOptimizer", "OptimizerSet", "check_optimizers", "configured", "scheduler_entry"]
 
@@ -68,11 +68,10 @@ def configured(returned: Any) -> OptimizerSet:
         MisconfigurationException: for a form that is not one of those of Lightning 1.1.
     """
     if returned is None:
-        warnings.warn(
+        warn(
             "configure_optimizers returned None: this run trains without an optimizer, no "
             "parameter will change",
             UserWarning,
-            stacklevel=3,
         )
         return OptimizerSet([IdleOptimizer()])
     if isinstance(returned, Optimizer):
@@ -140,11 +139,10 @@ def scheduler_entry(scheduler: Any, monitor: str | None = None) -> dict[str, Any
     if isinstance(scheduler, dict):
         unknown = [key for key in scheduler if key not in SCHEDULER_DEFAULTS]
         if unknown:
-            warnings.warn(
+            warn(
                 f"the lr_scheduler dict has the unknown keys {unknown}, which are ignored: "
                 f"it may hold {sorted(SCHEDULER_DEFAULTS)}",
                 RuntimeWarning,
-                stacklevel=5,
             )
         if scheduler.get("scheduler") is None:
             raise MisconfigurationException(

@@ -1,10 +1,10 @@
 """Put other optimizers or schedulers into a run: ``trainer.optimizers = [...]`` in a hook."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from leyden.engine.errors import MisconfiguredValue
+from leyden.engine.notice import warn
 from leyden.handlers.hooks import accepted
 from leyden.handlers.schedulers import LRSchedulers
 from leyden.module import LightningModule
@@ -57,7 +57,7 @@ def schedule(run: Any) -> None:
             run.parts.schedulers,
             lambda: run.recorder.callback_metrics,
             evaluator=run.evaluators["validate"],
-            warn=lambda message: warnings.warn(message, RuntimeWarning, stacklevel=2),
+            warn=lambda message: warn(message, RuntimeWarning),
             validates=lambda: run.validates,
             step_by=_own_scheduler_step(run),
         )

@@ -2,12 +2,12 @@
 
 import logging
 import os
-import warnings
 from typing import Any
 
 from leyden.checkpoint_choice import WORDS, choose
 from leyden.engine import Engine, Events, TrainerEvents, rng
 from leyden.engine.errors import MisconfigurationException
+from leyden.engine.notice import warn
 from leyden.handlers import checkpoint_state
 from leyden.handlers.base import Handler
 from leyden.moments import event_named, finish, remaining
@@ -48,10 +48,9 @@ def restore(run: Any) -> None:
         found = path if "://" in str(path) or os.path.exists(path) else None
     found = run.strategy.broadcast(found)
     if found is None:
-        warnings.warn(
+        warn(
             f"there is no checkpoint {path!s}: training starts from scratch",
             UserWarning,
-            stacklevel=5,
         )
         return
     run.resumed_path = found

@@ -1,11 +1,11 @@
 """Keep all of a run that its next process needs."""
 
-import warnings
 from typing import Any
 
 import torch
 
 from leyden.engine import Events, Phase, rng
+from leyden.engine.notice import warn
 from leyden.handlers.base import Handler
 from leyden.handlers.callback_base import CallbackBase
 from leyden.handlers.plain_data import foreign, plain
@@ -83,12 +83,11 @@ def _position(run: Any, moment: list[Any]) -> dict[str, Any]:
         # In the middle of a step, which no file can hold: the batch is done again.
         iteration -= 1
         if run.error is None:
-            warnings.warn(
+            warn(
                 f"the checkpoint is saved in the middle of the step of batch {state.batch_idx}: a "
                 "resumed run does this batch again, with other random numbers. Save in "
                 "on_train_batch_end or later to continue exactly",
                 UserWarning,
-                stacklevel=5,
             )
     over = not inside and (phase is Phase.EPOCH_STARTED or run.epoch_done())
     batch = 0 if over else iteration - state.epoch_start
@@ -176,11 +175,10 @@ def handler_states(run: Any) -> dict[str, Any]:
         if found is None:
             states[key] = dict(state)
             continue
-        warnings.warn(
+        warn(
             f"the state of {key} is left out of the checkpoint: it holds {found}, which cannot be "
             "read back without running code",
             UserWarning,
-            stacklevel=2,
         )
     return states
 

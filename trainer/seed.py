@@ -3,11 +3,11 @@
 import os
 import random
 import sys
-import warnings
 
 import torch
 
 from leyden.backends.xla import runtime as xla
+from leyden.engine.notice import warn
 from leyden.exceptions import MisconfigurationException
 
 __all__ = ["seed_everything", "seed_worker"]
@@ -45,7 +45,7 @@ def seed_everything(seed: int | str | None = None, workers: bool = False) -> int
     if given is None:
         # Not from the module's generator: whoever seeded that wants its numbers for something else.
         chosen = random.SystemRandom().randint(0, _LARGEST)
-        warnings.warn(f"no seed was given: using the random seed {chosen}", stacklevel=2)
+        warn(f"no seed was given: using the random seed {chosen}")
     else:
         chosen = _checked(given, source)
     os.environ[SEED_VARIABLE] = str(chosen)

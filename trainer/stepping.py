@@ -1,7 +1,6 @@
 """From a LightningModule to the process functions of the engines."""
 
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ from leyden.backends.precision.base import Kind
 from leyden.backends.strategies import Strategy
 from leyden.compiling import Compiling
 from leyden.engine.errors import MisconfigurationException, ReportedValue
+from leyden.engine.notice import warn
 from leyden.engine.step import TrainingStep
 from leyden.handlers.evaluation import EvaluationStep
 from leyden.handlers.hooks import WORDS, accepted
@@ -182,11 +182,10 @@ class _NoneWarning:
     def __call__(self) -> None:
         if not self.warned:
             self.warned = True
-            warnings.warn(
+            warn(
                 "training_step returned None: this batch changes no parameter; return None only "
                 "to skip a batch",
                 UserWarning,
-                stacklevel=5,
             )
 
 

@@ -3,7 +3,6 @@
 import difflib
 import inspect
 import os
-import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from leyden.assembly import assemble
 from leyden.config import CHECKS, TrainerConfig, signature_parameters
 from leyden.deprecations import take_removed, tell_deprecated
 from leyden.engine.errors import MisconfiguredType
+from leyden.engine.notice import warn
 from leyden.fitting import fit
 from leyden.handlers.cost_report import Cost
 from leyden.launched import launched
@@ -458,11 +458,10 @@ def _warn_of_slip(name: str) -> None:
     """Attributes of the user's own are welcome; ``trainer.max_epoch = 5`` is hardly one."""
     near = difflib.get_close_matches(name, CHECKS, n=1, cutoff=0.85)
     if near:
-        warnings.warn(
+        warn(
             f"trainer.{name} is no argument of the Trainer, so setting it changes nothing: did you "
             f"mean trainer.{near[0]}?",
             UserWarning,
-            stacklevel=3,
         )
 
 

@@ -1,6 +1,5 @@
 """Tuning before training: search for a learning rate and for a batch size, and leave no trace."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from leyden.engine.errors import MisconfigurationException, MisconfiguredType, MisconfiguredValue
+from leyden.engine.notice import warn
 from leyden.handlers.batch_size_scaler import BatchSizeScaler
 from leyden.handlers.lr_curve import LRCurve
 from leyden.handlers.lr_finder import LRFinder
@@ -84,11 +84,10 @@ class Tuner:
                 model, train_dataloader, val_dataloaders, datamodule=datamodule, update_attr=True
             )
         if not found:
-            warnings.warn(
+            warn(
                 "tune() has nothing to do: make the Trainer with auto_lr_find=True or "
                 "auto_scale_batch_size=True, or call trainer.tuner.lr_find(model)",
                 UserWarning,
-                stacklevel=3,
             )
         return found
 
@@ -226,11 +225,10 @@ class Tuner:
                 "batch_arg_name"
             )
         if target.doubled:
-            warnings.warn(
+            warn(
                 f"{batch_arg_name!r} has several values, on the module, in its hparams or on the "
                 "data module: the size that is found is written to all of them",
                 UserWarning,
-                stacklevel=2,
             )
         before = target.value
         with neutral(self._trainer, model, datamodule) as (data, put_back):
@@ -331,12 +329,11 @@ class Tuner:
         target.set(rate)
         run = self._trainer._run
         if run.model is model and run.parts.optimizers:
-            warnings.warn(
+            warn(
                 f"{target.name} is {rate:.4g} now, but the training of this module has begun: fit "
                 "goes on with its optimizers and their rates. Set those, or train with a new "
                 "Trainer",
                 UserWarning,
-                stacklevel=4,
             )
         if self._shows_progress():
             print(f"{target.name}: {before!r} -> {rate:.4g} (the steepest descent of the loss)")
@@ -406,9 +403,7 @@ def _check_steps(steps: Any) -> None:
 
 
 def _skipped(what: str) -> None:
-    warnings.warn(
-        f"fast_dev_run skips {what}: leave fast_dev_run out to tune", UserWarning, stacklevel=4
-    )
+    warn(f"fast_dev_run skips {what}: leave fast_dev_run out to tune", UserWarning)
 
 
 def _told(scaler: BatchSizeScaler) -> str:

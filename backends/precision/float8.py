@@ -1,7 +1,6 @@
 """Linear layers in float8 through torchao, everything else in bfloat16 and float32."""
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -13,6 +12,7 @@ from torch.optim import Optimizer
 from leyden.backends.device_report import why_no_fp8
 from leyden.backends.precision.mixed import MixedPrecision
 from leyden.engine.errors import MisconfigurationException, NotBuilt
+from leyden.engine.notice import warn
 
 __all__ = ["Float8Training"]
 
@@ -80,11 +80,10 @@ class Float8Training(MixedPrecision):
                     self._replaced.append((parent, name, layer))
                     setattr(parent, name, self._layer.from_float(layer, config=self._config))
         if not self._replaced:
-            warnings.warn(
+            warn(
                 f"precision='fp8' is for linear layers with sides that are multiples of {_BLOCK}, "
                 f"and {type(model).__name__} has none: it trains as with precision='bf16'",
                 UserWarning,
-                stacklevel=4,
             )
 
     def release(self) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from leyden.backends.precision.base import Precision
+from leyden.engine.notice import warn
 
 __all__ = [
     "QuantizedConv1d",
@@ -218,11 +219,8 @@ class QuantizedTraining(Precision):
         self, model: nn.Module, optimizers: Sequence[Optimizer] = (), *, fresh: bool = True
     ) -> None:
         if not quantize_layers(model, self.bits, self.activation_bits):
-            import warnings
-
-            warnings.warn(
+            warn(
                 f"precision={self.bits} rounds the weights of linear layers and convolutions, and "
                 f"{type(model).__name__} has none: it trains as with precision=32",
                 UserWarning,
-                stacklevel=4,
             )

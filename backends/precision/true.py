@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from leyden.backends.precision.base import Kind, Precision
 from leyden.backends.precision.casting import cast
+from leyden.engine.notice import warn
 
 __all__ = ["TruePrecision", "default_dtype", "warn_of_small_eps"]
 
@@ -65,17 +66,15 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 def warn_of_small_eps(name: str, optimizers: Sequence[Optimizer]) -> None:
     """Warn where an optimizer divides by something that is 0 in float16: NaN after one step."""
-    import warnings
 
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             eps = group.get("eps")
             if isinstance(eps, float) and eps > 0 and float(torch.tensor(eps).half()) == 0.0:
-                warnings.warn(
+                warn(
                     f"{type(optimizer).__name__} with eps={eps} and precision={name!r}: eps is 0 "
                     "in float16, weights whose gradient is 0 become NaN at the first step. Set "
                     "eps=1e-4, or keep float32 weights (precision='16-mixed', amp_level='O2')",
                     UserWarning,
-                    stacklevel=4,
                 )
                 break

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from leyden.backends.environments import Environment
 from leyden.backends.precision.base import Kind
 from leyden.backends.strategies.processes import ProcessStrategy
+from leyden.engine.notice import warn
 
 __all__ = ["DDPStrategy"]
 
@@ -216,12 +217,11 @@ class DDPStrategy(ProcessStrategy):
         """
         order, ddp = state.get("ready_order"), self.ddp
         if state.get("static_graph") and self.world_size > 2 and self.global_rank == 0:
-            warnings.warn(
+            warn(
                 "static_graph=True: the last bits of gradients may differ from those of the run "
                 "that was stopped, since torch learns the graph anew; leave it out to go on bit "
                 "for bit with three or more processes",
                 UserWarning,
-                stacklevel=2,
             )
         if not order or ddp is None or not self._hooks:
             return

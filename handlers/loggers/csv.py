@@ -4,10 +4,10 @@ import contextlib
 import csv
 import io
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from leyden.engine.notice import warn
 from leyden.handlers.loggers.base import rank_zero_experiment, rank_zero_only
 from leyden.handlers.loggers.folder import FolderLogger
 from leyden.handlers.loggers.hparams import (
@@ -108,10 +108,9 @@ class ExperimentWriter:
         if self._size:
             earlier = list(self._read_rows()) if os.path.exists(self.metrics_file_path) else []
         elif os.path.exists(self.metrics_file_path):
-            warnings.warn(
+            warn(
                 f"{self.metrics_file_path} is of an earlier run and is replaced: "
                 "give each run a version of its own to keep both",
-                stacklevel=4,
             )
         self._write_all(columns, [*earlier, *self._pending])
 

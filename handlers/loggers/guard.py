@@ -1,11 +1,11 @@
 """Keeps a failing logger from ending the run, and from failing in silence: `LoggerGuard`."""
 
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from leyden.engine.notice import warn
 from leyden.handlers.loggers.collection import LoggerCollection
 from leyden.handlers.loggers.values import scalars
 
@@ -203,7 +203,7 @@ class LoggerGuard:
     def _warn(self, text: str) -> None:
         where = getattr(self.logger, "log_dir", None)
         name = f"the logger {type(self.logger).__name__}" + (f" in {where}" if where else "")
-        warnings.warn(f"{name} {text}", stacklevel=4)
+        warn(f"{name} {text}")
 
 
 def _text(error: Exception) -> str:

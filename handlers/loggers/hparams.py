@@ -5,12 +5,13 @@ import json
 import math
 import os
 import re
-import warnings
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+
+from leyden.engine.notice import warn
 
 __all__ = [
     "convert_params",
@@ -147,10 +148,9 @@ def _scalar(value: Any, path: list[str]) -> str:
         text = str(value)
         plain = _PLAIN.fullmatch(text) and text.lower() not in _NOT_TEXT and text[-1] != " "
         return text if plain and not text.startswith(".") else _quoted(text)
-    warnings.warn(
+    warn(
         f"the hyper-parameter {'.'.join(path)!r} is of type {type(value).__name__}, which is no "
         "plain data: its type's name is written to the YAML file in place of it",
-        stacklevel=2,
     )
     return _scalar(type(value).__name__, path)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from leyden.engine.notice import warn
 from leyden.handlers.loggers.base import rank_zero_experiment, rank_zero_only
 from leyden.handlers.loggers.event_file import (
     restart_event,
@@ -142,10 +143,9 @@ class TensorBoardLogger(FolderLogger):
         if input_array is None:
             input_array = getattr(model, "example_input_array", None)
         if input_array is None:
-            warnings.warn(
+            warn(
                 "log_graph=True, but the graph cannot be logged without an input: set "
                 "model.example_input_array or pass input_array=",
-                stacklevel=3,
             )
             return
         parameter = next(model.parameters(), None)
