@@ -157,18 +157,21 @@ class Stage:
                 mine[key] = number
         return out
 
-    def reduced(self, monitored: frozenset[str] = frozenset()) -> list[tuple[Record, Any]]:
+    def reduced(
+        self, monitored: frozenset[str] = frozenset(), *, alone: bool = False
+    ) -> list[tuple[Record, Any]]:
         """Return every record that has a value for the epoch, with it, over all processes.
 
         Args:
             monitored: names that are reduced over the processes even if nobody asked for it.
+            alone: leave out what has to be reduced over several processes.
         """
         out: list[tuple[Record, Any]] = []
         shared: list[tuple[Record, Any, float, tuple[str, Any]]] = []
         for record in self.records:
             if record.metric is not None:
                 # Its own compute() talks to the other processes.
-                if record.on_epoch and record.shown:
+                if record.on_epoch and record.shown and not (alone and world_size(None) > 1):
                     out.append((record, computed(record.metric, record.name, record.hook)))
             elif record.acc is not None and record.shown:
                 sync = record.sync
@@ -180,7 +183,7 @@ class Stage:
                     value = record.acc.result()
                     if value is not None:
                         out.append((record, value))
-        if shared:
+        if shared and not alone:
             # A name that only some processes logged in this epoch counts there only.
             parts = []
             device = next((v.device for _, v, *_ in shared if v is not None), torch.device("cpu"))

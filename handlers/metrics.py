@@ -415,11 +415,21 @@ class MetricRecorder:
     def _epoch(self) -> int:
         return max(int(self._state.epoch) - 1, 0)
 
-    def _finish(self, returned: Any) -> None:
-        """Reduce the stage's epoch values, show them, and write their row."""
+    def show_epoch(self, *, alone: bool = False) -> None:
+        """Show what the epoch's values come to so far, and write nothing.
+
+        Call it before the hooks at the end of an epoch: they read the values, and may log more.
+
+        Args:
+            alone: the other processes may not call it now: show what needs none of them.
+        """
+        self.logged_metrics.store(self._reduced(alone=alone))
+
+    def _reduced(self, *, alone: bool = False) -> dict[str, Any]:
+        """Reduce the stage's epoch values and show them; return those for the logger."""
         stage = self._stage
         row: dict[str, Any] = {}
-        for record, value in stage.reduced(self.monitored):
+        for record, value in stage.reduced(self.monitored, alone=alone):
             if self.move_metrics_to_cpu:
                 value = value.cpu()
             self.callback_metrics[record.epoch_key] = value
@@ -428,6 +438,11 @@ class MetricRecorder:
                 self.progress_bar_metrics.store({record.epoch_key: value})
             if record.logger:
                 row[record.epoch_key] = value
+        return row
+
+    def _finish(self, returned: Any) -> None:
+        """Reduce the stage's epoch values, show them, and write their row."""
+        stage, row = self._stage, self._reduced()
         for part in () if stage.name == "sanity" else returned_dicts(returned):
             shown, logged, bar = split_returned(part)
             self.callback_metrics.update(shown)

@@ -63,6 +63,32 @@ class ModuleHandler(Handler):
         if self._epoch_is_read(engine):
             self.listen(engine, Events.ITERATION_COMPLETED, self._keep, order=4)
 
+        # Source: Lightning 1.1, where these hooks see the values of the epoch that ends, and what
+        # the ones before logged.
+        ends = {"on_epoch_end": 9.5, "on_train_epoch_end": 11.5, "training_epoch_end": 19.5}
+        for hook, order in ends.items():
+            self._show_before(engine, hook, order)
+
+    def _show_before(self, engine: Engine, hook: str, order: float) -> None:
+        """Show the epoch's values before a hook, if anybody has it."""
+        if self.defines(hook):
+            self.listen(engine, Events.EPOCH_COMPLETED, self._show, order=order)
+        elif any(one.defines(hook) for one in self._callbacks(engine)):
+            # Another process may have other callbacks, and must not be waited for.
+            self.listen(engine, Events.EPOCH_COMPLETED, self._show_alone, order=order)
+
+    def _show(self, engine: Engine) -> None:
+        self.recorder.show_epoch()
+
+    def _show_alone(self, engine: Engine) -> None:
+        self.recorder.show_epoch(alone=True)
+
+    @staticmethod
+    def _callbacks(engine: Engine) -> list[CallbackBase]:
+        state: Any = engine.state
+        listed = getattr(state.trainer, "handlers", ())
+        return [handler for handler in listed if isinstance(handler, CallbackBase)]
+
     def _epoch_is_read(self, engine: Engine) -> bool:
         """Whether somebody takes what all steps of an epoch returned."""
         hook = "on_train_epoch_end"
@@ -70,9 +96,7 @@ class ModuleHandler(Handler):
             return True
         if self.defines(hook) and accepted(getattr(self.model, hook), 0) != 0:
             return True
-        state: Any = engine.state
-        listed = getattr(state.trainer, "handlers", ())
-        callbacks = [handler for handler in listed if isinstance(handler, CallbackBase)]
+        callbacks = self._callbacks(engine)
         return any(
             callback.defines(hook) and accepted(getattr(callback, hook), 2) != 0
             for callback in callbacks
@@ -162,6 +186,7 @@ class ModuleHandler(Handler):
             state.results = self.recorder.eval_epoch_ended(state.epoch_end_result)
 
         self.listen(engine, Events.EPOCH_COMPLETED, end_epoch, order=5)
+        self._show_before(engine, f"on_{end}", 9.5)
         self.listen(engine, Events.EPOCH_COMPLETED, reduce, order=Order.METRICS)
 
     def _end_evaluation_batch(self, engine: Engine) -> None:

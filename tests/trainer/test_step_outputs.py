@@ -139,3 +139,44 @@ def test_several_loaders_have_no_last_step_that_speaks_for_all() -> None:
     made = trainer(max_epochs=1)
     made.fit(Several())
     assert "val_loss" not in made.callback_metrics
+
+
+def test_the_hooks_at_the_end_of_an_epoch_see_its_values() -> None:
+    seen: list[tuple[str, float]] = []
+
+    class Logs(One):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:  # type: ignore[override]
+            self.log("mean", 10.0 * self.current_epoch + batch_idx, on_step=False, on_epoch=True)
+            return self.left(batch).mean()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val", 1.0 + self.current_epoch)
+
+        def val_dataloader(self) -> Any:
+            return DataLoader(torch.ones(2, 2))  # type: ignore[arg-type]
+
+        def on_epoch_end(self) -> None:
+            self.log("more", 2.0 + self.current_epoch)
+
+        def training_epoch_end(self, outputs: Any) -> None:
+            seen.append(("training_epoch_end", self.look("mean") + self.look("more")))
+
+        def look(self, name: str) -> float:
+            assert self.trainer.logged_metrics[name] == self.trainer.callback_metrics[name]
+            return float(self.trainer.callback_metrics[name])
+
+    class Looks(leyden.Callback):
+        def on_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            seen.append(("on_epoch_end", pl_module.look("mean")))
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any, outputs: Any) -> None:
+            seen.append(("on_train_epoch_end", pl_module.look("mean") + pl_module.look("more")))
+
+        def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            seen.append(("on_validation_epoch_end", pl_module.look("val")))
+
+    trainer(max_epochs=2, callbacks=[Looks()], num_sanity_val_steps=0).fit(Logs())
+    names = ["on_epoch_end", "on_train_epoch_end", "training_epoch_end", "on_validation_epoch_end"]
+    assert seen == [*zip(names, (1.5, 3.5, 3.5, 1), strict=True)] + [
+        *zip(names, (11.5, 14.5, 14.5, 2), strict=True)
+    ]
