@@ -24,7 +24,7 @@ class Sink:
     def __init__(self) -> None:
         self.rows = 0
 
-    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+    def log_row(self, metrics: dict[str, float], step: int) -> None:
         self.rows += 1
 
 

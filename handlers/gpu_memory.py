@@ -34,10 +34,10 @@ class GPUMemoryRows:
         if wanted():
             gpu_memory(mode)  # what is missing is told now, not at the first row
 
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+    def log_row(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Write a row with the memory in it."""
         row = {**metrics, **gpu_memory(self._mode)} if self._wanted() else metrics
-        self._logger.log_metrics(row, step)
+        self._logger.log_row(row, step)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._logger, name)

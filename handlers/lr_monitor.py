@@ -53,7 +53,7 @@ class LearningRateMonitor(Callback):
         self.log_weight_decay = log_weight_decay
         self.lrs: dict[str, list[float]] = {}
         self.lr_sch_names: list[str] = []
-        self.last_momentum_values: dict[str, float] = {}
+        self.last_momentum_values: dict[str, float | None] = {}
         self.last_weight_decay_values: dict[str, float] = {}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -81,6 +81,7 @@ class LearningRateMonitor(Callback):
             )
         self.lr_sch_names = scheduler_names(schedulers)
         self.lrs = {name: [] for name, _ in self._groups(schedulers, None)}
+        self.last_momentum_values = {_beside(name, "momentum"): None for name in self.lrs}
 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int
@@ -103,13 +104,13 @@ class LearningRateMonitor(Callback):
             rate = float(group["lr"])
             self.lrs[name].append(rate)
             values[name] = rate
-            base, slash, number = name.partition("/pg")
             if self.log_momentum:
-                key = f"{base}-momentum{slash}{number}"
+                key = _beside(name, "momentum")
                 momentum = group["betas"][0] if betas else group.get("momentum", 0)
-                values[key] = self.last_momentum_values[key] = float(momentum)
+                values[key] = float(momentum)
+                self.last_momentum_values[key] = values[key]
             if self.log_weight_decay:
-                key = f"{base}-weight_decay{slash}{number}"
+                key = _beside(name, "weight_decay")
                 decay = float(group.get("weight_decay", 0))
                 values[key] = self.last_weight_decay_values[key] = decay
         if values:
@@ -129,6 +130,12 @@ class LearningRateMonitor(Callback):
                 suffix = f"/pg{number}" if len(groups) > 1 else ""
                 found.append((name + suffix, (group, "betas" in optimizer.defaults)))
         return found
+
+
+def _beside(name: str, what: str) -> str:
+    """Name a number that goes with the rate ``name``, before the group's suffix."""
+    base, slash, number = name.partition("/pg")
+    return f"{base}-{what}{slash}{number}"
 
 
 def scheduler_names(schedulers: list[dict[str, Any]]) -> list[str]:

@@ -39,7 +39,8 @@ _EPOCH_LEVEL = _EPOCH_END_METHODS | frozenset(
 )
 """Outside any batch: a value counts once, and belongs to no data loader."""
 
-_NO_STEP = _EPOCH_LEVEL - frozenset("on_train_start on_epoch_start on_train_epoch_start".split())
+_AT_END = frozenset(hook for hook in _EPOCH_LEVEL if hook.endswith("_end"))
+"""After the last batch: nothing of a step is to come."""
 
 
 class Rules:
@@ -49,14 +50,16 @@ class Rules:
         hook: the hook's name.
         dropped: whether the call does nothing.
         epoch_level: whether the hook runs outside any batch.
+        at_end: whether it runs after the last batch.
     """
 
-    __slots__ = ("_on_epoch", "_on_step", "dropped", "epoch_level", "hook")
+    __slots__ = ("_on_epoch", "_on_step", "at_end", "dropped", "epoch_level", "hook")
 
     def __init__(self, hook: str | None) -> None:
         self.hook = hook
         self.dropped = hook is None or hook in _DROPPED
         self.epoch_level = hook in _EPOCH_LEVEL
+        self.at_end = hook in _AT_END
         self._on_step = hook in _STEPS
         self._on_epoch = not self._on_step
 
@@ -74,7 +77,7 @@ class Rules:
             )
         step = self._on_step if on_step is None else bool(on_step)
         epoch = self._on_epoch if on_epoch is None else bool(on_epoch)
-        if step and hook in _NO_STEP:
+        if step and self.at_end:
             raise MisconfigurationException(
                 f"self.log({name!r}, on_step=True) was called in {hook}, which belongs to no step:"
                 " leave on_step out"

@@ -121,13 +121,19 @@ class Stage:
         out = []
         for record in self.pending:
             record.pending = False
-            if record.on_step and record.shown:
+            if record.on_step and (record.shown or record.forked):
                 out.append(record)
         self.pending.clear()
         return out
 
-    def show_steps(self, callback: dict[str, Any], bar: LazyScalars, batch_idx: int) -> None:
-        """Show the step values of an evaluation batch, and keep their row for the logger."""
+    def show_steps(
+        self, callback: dict[str, Any], bar: LazyScalars, batch_idx: int
+    ) -> dict[str, Any]:
+        """Show the step values of an evaluation batch, and keep their row for the logger.
+
+        Returns:
+            What the logger gets of this batch.
+        """
         row: dict[str, Any] = {}
         for record in self.shown_steps():
             if record.forked:
@@ -135,12 +141,13 @@ class Stage:
                 self.callback[record.key] = (record.value, record.loader)
             if record.logger:
                 row[record.row_key] = record.value
-            if record.prog_bar:
+            if record.prog_bar and self.name != "sanity":
                 bar.store({record.step_key: record.value})
         if row:
             # Lightning 1.1.8 repeats the last values of the loaders before in each row.
             self.row = row
             self.rows.append(({**self.carried, **row}, batch_idx))
+        return row
 
     def take_rows(self) -> list[tuple[dict[str, Any], int]]:
         """Return the rows that have gathered, read to the host in one transfer."""

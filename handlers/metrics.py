@@ -35,7 +35,7 @@ class MetricRecorder:
     Args:
         log_every_n_steps: a step row goes to the logger at each multiple of it; 0 never.
         move_metrics_to_cpu: keep logged tensors in host memory; waits for the device each time.
-        logger: gets ``log_metrics(numbers, step)`` for each row; None keeps the dicts only.
+        logger: gets ``log_row(numbers, step)`` for each row; None keeps the dicts only.
         fast_dev_run: write every step.
 
     Attributes:
@@ -112,37 +112,16 @@ class MetricRecorder:
     # self.log ----------------------------------------------------------------------------------
 
     def log(
-        self,
-        module: Any,
-        name: str,
-        value: Any,
-        prog_bar: bool,
-        logger: bool,
-        on_step: bool | None,
-        on_epoch: bool | None,
-        reduce_fx: Any,
-        enable_graph: bool,
-        sync_dist: bool,
-        sync_dist_op: Any,
-        sync_dist_group: Any,
-        add_dataloader_idx: bool,
-        batch_size: int | None,
-        rank_zero_only: bool,
-    ) -> None:
+        self, module: Any, name: str, value: Any, prog_bar: bool, logger: bool,
+        on_step: bool | None, on_epoch: bool | None, reduce_fx: Any, enable_graph: bool,
+        sync_dist: bool, sync_dist_op: Any, sync_dist_group: Any, add_dataloader_idx: bool,
+        batch_size: int | None, rank_zero_only: bool,
+    ) -> None:  # fmt: skip
         """Take one value; ``LightningModule.log`` says what the arguments mean."""
         flags = (
-            prog_bar,
-            logger,
-            on_step,
-            on_epoch,
-            reduce_fx,
-            enable_graph,
-            sync_dist,
-            sync_dist_op,
-            sync_dist_group,
-            add_dataloader_idx,
-            rank_zero_only,
-        )
+            prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, sync_dist_op,
+            sync_dist_group, add_dataloader_idx, rank_zero_only,
+        )  # fmt: skip
         try:
             record = self._tables[self.hook][name]
         except (KeyError, TypeError):
@@ -211,7 +190,7 @@ class MetricRecorder:
             if record.acc is not None and record.acc.values:
                 record.acc.values.pop()
                 record.acc.weights.pop()
-        elif record.split_idx != self._state.split_idx and record.forked and record.shown:
+        elif record.split_idx != self._state.split_idx and record.forked:
             record.parts = [*(record.parts or ()), record.value]
 
     # training ----------------------------------------------------------------------------------
@@ -228,12 +207,9 @@ class MetricRecorder:
             self._clear_train()
         self._restored = False
 
-    def train_step_output(self, output: Mapping[str, Any], loss: Any) -> None:
+    def train_step_output(self, output: Mapping[str, Any]) -> None:
         """Take the dict of a training step that logs by its 'log' and 'progress_bar' entries."""
-        entries = dict(output)
-        if loss is not None:
-            entries["loss"] = loss
-        shown, logged, bar = split_returned(entries)
+        shown, logged, bar = split_returned(output)
         self.callback_metrics.update(shown)
         self._returned.update(logged)
         self.busy = True
@@ -261,13 +237,15 @@ class MetricRecorder:
         callback, logged = self.callback_metrics, self.logged_metrics
         for record in pending:
             record.pending = False
-            if not record.on_step or not record.shown:
+            if not record.on_step:
                 continue
             value, key = record.value, record.step_key
-            callback[key] = value
             if record.forked:
                 callback[record.key] = value if record.parts is None else record.bare()
                 record.parts = None
+            if not record.shown:
+                continue
+            callback[key] = value
             if record.logger:
                 logged[key] = value
                 if row is not None:
@@ -349,15 +327,28 @@ class MetricRecorder:
         self._batch = None
         self._weight = 0
         if stage.pending:
-            stage.show_steps(self.callback_metrics, self.progress_bar_metrics, self._batch_idx)
+            row = stage.show_steps(
+                self.callback_metrics, self.progress_bar_metrics, self._batch_idx
+            )
+            if self.logger is not None:
+                self.logged_metrics.store(row)
         stage.since_flush += 1
         if stage.since_flush == FLUSH_EVERY:
             stage.flush()
             self._write_steps(stage)
 
+    def _show_steps(self, stage: Stage) -> None:
+        if stage.pending:
+            row = stage.show_steps(
+                self.callback_metrics, self.progress_bar_metrics, self._batch_idx
+            )
+            if self.logger is not None:
+                self.logged_metrics.store(row)
+
     def _write_steps(self, stage: Stage) -> None:
+        self._show_steps(stage)
         for row, step in stage.take_rows():
-            if stage.name != "sanity":
+            if stage.name != "sanity" and self.logger is not None:
                 self._write(row, step)
 
     def eval_epoch_ended(self, epoch_end_result: Any = None) -> list[dict[str, Any]]:
@@ -371,7 +362,6 @@ class MetricRecorder:
                 where there is none the last batch's step.
         """
         stage = self._stage
-        stage.show_steps(self.callback_metrics, self.progress_bar_metrics, self._batch_idx)
         self._write_steps(stage)
         self._finish(epoch_end_result)
         stage.forget()
@@ -434,10 +424,15 @@ class MetricRecorder:
                 value = value.cpu()
             self.callback_metrics[record.epoch_key] = value
             stage.callback[record.epoch_key] = (value, record.loader)
+            if record.forked and record.metric is not None:
+                # A metric object's plain name is computed over the epoch too.
+                self.callback_metrics[record.key] = value
+                stage.callback[record.key] = (value, record.loader)
             if record.prog_bar:
                 self.progress_bar_metrics.store({record.epoch_key: value})
             if record.logger:
                 row[record.epoch_key] = value
+        self.logged_metrics["epoch"] = self._epoch()  # also where nothing is logged
         return row
 
     def _finish(self, returned: Any) -> None:
@@ -461,8 +456,7 @@ class MetricRecorder:
             step = self._state.global_step
         if self.logger is not None and self.stage != "sanity" and is_writer():
             row = dict(zip(row, host_scalars(row.values()), strict=True))
-            # Not agg_and_log_metrics: it would merge this row with the next one of the same step.
-            self.logger.log_metrics(row, step)
+            self.logger.log_row(row, step)
         self.logged_metrics.store(row)
 
     # state -------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ class ModuleHandler(Handler):
         # A dict of any kind: 1.1's own examples return an OrderedDict.
         if isinstance(output, dict) and ("log" in output or "progress_bar" in output):
             self._tell_of_dict("training_step", output)
-            self.recorder.train_step_output(output, state.loss)
+            self.recorder.train_step_output(output)
         recorder = self.recorder
         if recorder.busy:
             # What recorder.row_due() asks, written out: this runs at every batch. Where the batch
@@ -170,6 +170,7 @@ class ModuleHandler(Handler):
             state: Any = engine.state
             state.epoch_end_result = None
             if self.defines(end):
+                self.recorder.show_epoch()
                 self.recorder.hook = end
                 kept = state.loader_outputs
                 state.epoch_end_result = getattr(self.model, end)(

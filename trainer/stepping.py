@@ -153,7 +153,7 @@ def _tell_each_turn(made: TrainingStep, scope: Any) -> None:
     def told(*arguments: Any) -> Any:
         output = call(*arguments)
         if logs_by_return(output):
-            scope.train_step_output(output, None)
+            scope.train_step_output(output)
         return output
 
     setattr(made, name, told)

@@ -4,6 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from leyden.handlers.loggers.hparams import (
+    call_params,
+    convert_params,
+    flatten_dict,
+    plain_params,
+)
 from leyden.handlers.loggers.ranks import DummyExperiment, rank_zero_experiment, rank_zero_only
 from leyden.handlers.loggers.values import mean, merge_dicts
 
@@ -46,11 +52,12 @@ class LightningLoggerBase(ABC):
     def update_agg_funcs(
         self,
         agg_key_funcs: Mapping[str, Callable[[Sequence[float]], float]] | None = None,
-        agg_default_func: Callable[[Sequence[float]], float] = mean,
+        agg_default_func: Callable[[Sequence[float]], float] | None = mean,
     ) -> None:
-        """Add functions for single names and replace the one for all others."""
+        """Add functions for single names and replace the one for all others, unless it is None."""
         self._agg_key_funcs.update(agg_key_funcs or {})
-        self._agg_default_func = agg_default_func
+        if agg_default_func is not None:
+            self._agg_default_func = agg_default_func
 
     @property
     @abstractmethod
@@ -141,7 +148,17 @@ class LightningLoggerBase(ABC):
         """Release files and connections."""
         self.save()
 
-    def _add_prefix(self, metrics: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
+    # What loggers written for 1.1 call in their methods.
+    _convert_params = staticmethod(convert_params)
+    _flatten_dict = staticmethod(flatten_dict)
+    _sanitize_callable_params = staticmethod(call_params)
+    _sanitize_params = staticmethod(plain_params)
+
+    def _add_prefix(
+        self, metrics: Mapping[str, Any], prefix: str | None = None
+    ) -> Mapping[str, Any]:
+        if prefix is None:
+            prefix = getattr(self, "_prefix", "")
         if not prefix:
             return metrics
         return {f"{prefix}{self.LOGGER_JOIN_CHAR}{key}": value for key, value in metrics.items()}

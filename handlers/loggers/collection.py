@@ -41,7 +41,7 @@ class LoggerCollection(LightningLoggerBase):
     def update_agg_funcs(
         self,
         agg_key_funcs: Mapping[str, Callable[[Sequence[float]], float]] | None = None,
-        agg_default_func: Callable[[Sequence[float]], float] = mean,
+        agg_default_func: Callable[[Sequence[float]], float] | None = mean,
     ) -> None:
         """Change how each logger aggregates."""
         for logger in self._logger_iterable:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from leyden.engine.notice import warn
+from leyden.handlers.loggers.base import LightningLoggerBase
 from leyden.handlers.loggers.collection import LoggerCollection
 from leyden.handlers.loggers.values import scalars
 
@@ -68,6 +69,8 @@ class LoggerGuard:
         self.lost = 0
         #: Whether something was logged since the logger wrote what it holds.
         self.dirty = False
+        own = getattr(type(logger), "agg_and_log_metrics", None)
+        self._gathers = own not in (None, LightningLoggerBase.agg_and_log_metrics)
         self._clock = clock
         self._kept: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._keep = keep
@@ -82,6 +85,19 @@ class LoggerGuard:
         """
         # Converted here: a wrong value is the caller's, and what is kept must hold no tensors.
         self._do("log_metrics", scalars(metrics), step)
+
+    def log_row(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write what was logged at a step.
+
+        A logger with an ``agg_and_log_metrics`` of its own gets it there, as in Lightning 1.1, and
+        is saved at once: the next row may have the same step, and is not to be merged with it.
+        """
+        if not self._gathers:
+            self.log_metrics(metrics, step)
+            return
+        self.agg_and_log_metrics(metrics, step)
+        self._do("save")
+        self.dirty = True
 
     def agg_and_log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Gather metrics of one step, or keep them for the next try."""
@@ -230,6 +246,12 @@ class GuardedLoggers:
         metrics = scalars(metrics)  # once for all of them
         for guard in self.guards:
             guard.log_metrics(metrics, step)
+
+    def log_row(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write what was logged at a step to each logger."""
+        metrics = scalars(metrics)
+        for guard in self.guards:
+            guard.log_row(metrics, step)
 
     def agg_and_log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Let each logger gather metrics of one step in its own way."""

@@ -14,8 +14,11 @@ from torch import Tensor
 from leyden.engine.notice import warn
 
 __all__ = [
+    "call_params",
     "convert_params",
+    "flatten_dict",
     "flatten_params",
+    "plain_params",
     "save_hparams_to_yaml",
     "to_yaml",
     "write_atomically",
@@ -45,6 +48,59 @@ def convert_params(params: Any) -> dict[str, Any]:
         f"hyper-parameters of type {type(params).__name__} cannot be logged: "
         "pass a dict, an argparse.Namespace or a dataclass instance"
     )
+
+
+def flatten_dict(params: Any, delimiter: str = "/") -> dict[str, Any]:
+    """Flatten nested mappings and Namespaces, as 1.1.8's loggers do; None becomes text.
+
+    Example:
+        >>> flatten_dict({"a": {"b": "c"}, 5: None})
+        {'a/b': 'c', '5': 'None'}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in params.items():
+        if isinstance(value, Namespace):
+            value = vars(value)
+        if isinstance(value, Mapping):
+            inner = flatten_dict(value, delimiter)
+            flat.update((f"{key}{delimiter}{name}", entry) for name, entry in inner.items())
+        else:
+            flat[str(key)] = "None" if value is None else value
+    return flat
+
+
+def call_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace each function by what it returns, or by its name where that is none.
+
+    Example:
+        >>> call_params({"size": lambda: 3, "kind": len, "rate": 0.5})
+        {'size': 3, 'kind': 'len', 'rate': 0.5}
+    """
+    return {key: _called(value) if callable(value) else value for key, value in params.items()}
+
+
+def _called(value: Any) -> Any:
+    name = getattr(value, "__name__", None)
+    try:
+        result = value()
+    except Exception:  # any failure: the value was not meant to be called like this
+        return name
+    return name if callable(result) else result
+
+
+def plain_params(params: dict[str, Any]) -> dict[str, Any]:
+    """Make text, in place, of what is no bool, int, float, str, tensor or NumPy scalar.
+
+    Example:
+        >>> plain_params({"rate": 0.5, "sizes": [1, 2]})
+        {'rate': 0.5, 'sizes': '[1, 2]'}
+    """
+    for key, value in params.items():
+        if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+            params[key] = value.item()
+        elif type(value) not in (bool, int, float, str, Tensor):
+            params[key] = str(value)
+    return params
 
 
 def flatten_params(params: Mapping[str, Any], delimiter: str = "/") -> dict[str, Any]:

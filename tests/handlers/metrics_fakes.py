@@ -21,7 +21,7 @@ class Rows:
     def __init__(self) -> None:
         self.rows: list[tuple[dict[str, Any], int]] = []
 
-    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+    def log_row(self, metrics: dict[str, Any], step: int | None = None) -> None:
         assert step is not None
         assert all(isinstance(v, (int, float)) for v in metrics.values()), metrics
         self.rows.append((dict(metrics), step))

@@ -82,6 +82,8 @@ def test_the_step_value_is_the_batchs_own() -> None:
     run.recorder.train_epoch_ended(None)
     assert [row["acc_step"] for row, _ in run.rows[:-1]] == PER_BATCH
     assert run.rows[-1] == ({"acc_epoch": pytest.approx(ALL), "epoch": 0}, 2)
+    # What monitors "acc" decides by the epoch, not by its last batch.
+    assert run.metrics()["callback"]["acc"] == pytest.approx(ALL)
 
 
 @pytest.mark.parametrize("make", MAKERS)

@@ -14,13 +14,14 @@ from leyden.handlers.metrics import MetricRecorder
 from tests.handlers.metrics_fakes import Rows, Run
 
 
-def epoch(run: Run, log: Any, n: int = 4, size: int = 2) -> None:
+def epoch(run: Run, log: Any, n: int = 4, size: int = 2, end: bool = True) -> None:
     run.recorder.train_epoch_started()
     for i in range(n):
         run.batch(i, size)
         log(i)
         run.recorder.train_batch_ended(write=True)
-    run.recorder.train_epoch_ended(None)
+    if end:
+        run.recorder.train_epoch_ended(None)
 
 
 def test_the_defaults_of_a_training_step_are_per_step_and_logger() -> None:
@@ -43,11 +44,12 @@ def test_step_and_epoch_fork_the_name_and_keep_the_plain_one_for_callbacks() -> 
     }
 
 
-def test_neither_bar_nor_logger_shows_a_value_nowhere() -> None:
+@pytest.mark.parametrize("flags", [{}, {"on_step": False, "on_epoch": True}])
+def test_neither_bar_nor_logger_shows_a_value_nowhere(flags: Any) -> None:
     run = Run()
-    epoch(run, lambda i: run.log("a", 1.0, logger=False, on_step=True, on_epoch=True))
+    epoch(run, lambda i: run.log("a", 1.0, logger=False, **flags))
     assert run.rows == []
-    assert run.metrics() == {"callback": {}, "logged": {}, "progress_bar": {}}
+    assert run.metrics() == {"callback": {}, "logged": {"epoch": 0}, "progress_bar": {}}
 
 
 def test_rows_are_written_when_due_and_dicts_move_with_every_batch() -> None:
@@ -324,8 +326,8 @@ def test_what_the_older_training_step_returns_is_logged() -> None:
     run.recorder.train_epoch_started()
     for i in range(2):
         run.batch(i)
-        output = {"loss": None, "log": {"a": torch.tensor(float(i))}, "progress_bar": {"b": 2.0}}
-        run.recorder.train_step_output(output, torch.tensor(0.25))
+        output = {"log": {"a": torch.tensor(float(i))}, "progress_bar": {"b": 2.0}, "loss": 0.25}
+        run.recorder.train_step_output(output)
         run.recorder.train_batch_ended(write=True)
     assert run.rows == [({"a": 0.0, "epoch": 0}, 0), ({"a": 1.0, "epoch": 0}, 1)]
     assert run.metrics() == {
@@ -333,6 +335,29 @@ def test_what_the_older_training_step_returns_is_logged() -> None:
         "logged": {"a": 1.0, "epoch": 0},
         "progress_bar": {"b": 2.0},
     }
+
+
+def test_epoch_values_are_shown_before_the_epoch_end_hooks() -> None:
+    run = Run()
+    flags = dict(on_step=False, on_epoch=True, prog_bar=True)
+    epoch(run, lambda i: run.log("a", float(i), **flags), n=3, end=False)
+    run.recorder.show_epoch()
+    assert run.metrics() == {
+        "callback": {"a": 1.0},
+        "logged": {"a": 1.0, "epoch": 0},
+        "progress_bar": {"a": 1.0},
+    }
+    assert run.rows == []
+    run.log("b", 2.0, "on_train_epoch_end")
+    run.log("a", 3.0, "training_epoch_end")
+    run.recorder.train_epoch_ended()
+    assert run.rows == [({"a": 3.0, "b": 2.0, "epoch": 0}, 2)]
+
+
+def test_a_name_that_only_callbacks_see() -> None:
+    run = Run()
+    epoch(run, lambda i: run.log("a", float(i), logger=False, on_step=True, on_epoch=True))
+    assert run.metrics() == {"callback": {"a": 3.0}, "logged": {"epoch": 0}, "progress_bar": {}}
 
 
 def test_gradient_norms_join_the_row_of_their_batch() -> None:

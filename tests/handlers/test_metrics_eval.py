@@ -193,6 +193,48 @@ def test_hooks_of_an_evaluation_run_that_log(hook: str) -> None:
     run.recorder.eval_finished()
 
 
+@pytest.mark.parametrize("hook", ["on_validation_start", "on_test_epoch_start"])
+def test_hooks_before_an_evaluation_log_a_step_value_too(hook: str) -> None:
+    run = Run()
+    run.recorder.eval_started("validate", 1)
+    run.log("x", 2.0, hook, on_step=True, on_epoch=True)
+    run.recorder.eval_batch_started(PAIR, 0, 0)
+    run.recorder.eval_batch_ended()
+    assert run.recorder.eval_epoch_ended(None) == [{"x": 2.0, "x_epoch": 2.0}]
+    assert run.rows == [({"x_step/epoch_0": 2.0}, 0), ({"x_epoch": 2.0, "epoch": 0}, 0)]
+
+
+def test_evaluation_shows_values_before_its_epoch_end_hooks() -> None:
+    run = Run()
+    run.recorder.eval_started("validate", 1)
+    run.recorder.eval_batch_started(PAIR, 0, 0)
+    run.log("v", 2.0, "validation_step", on_step=True, on_epoch=True, prog_bar=True)
+    run.recorder.eval_batch_ended()
+    assert run.metrics()["logged"] == {"v_step/epoch_0": 2.0}
+    run.recorder.show_epoch()
+    assert run.metrics()["callback"] == {"v": 2.0, "v_epoch": 2.0}
+    assert run.metrics()["progress_bar"] == {"v_step": 2.0, "v_epoch": 2.0}
+    run.log("end", 1.0, "on_validation_epoch_end")
+    results = run.recorder.eval_epoch_ended()
+    assert results == [{"v": 2.0, "v_epoch": 2.0, "end": 1.0}]
+    assert run.rows[1:] == [({"v_epoch": 2.0, "end": 1.0, "epoch": 0}, 0)]
+
+
+def test_step_rows_of_an_evaluation_need_a_logger() -> None:
+    run = Run(logger=None)
+    flags = dict(on_step=True, on_epoch=True)
+    run.evaluate("validate", [[PAIR]], lambda i, d: run.log("v", 2.0, "validation_step", **flags))
+    assert run.metrics()["logged"] == {"v_epoch": 2.0, "epoch": 0}
+
+
+def test_a_sanity_check_shows_no_step_values() -> None:
+    run = Run()
+    both = dict(on_step=True, on_epoch=True, prog_bar=True)
+    run.evaluate("sanity", [[PAIR]], lambda i, d: run.log("v", 2.0, "validation_step", **both))
+    assert run.metrics()["progress_bar"] == {"v_epoch": 2.0}
+    assert run.rows == []
+
+
 @pytest.mark.parametrize("hook", ["on_validation_batch_start", "on_test_batch_start"])
 def test_hooks_of_an_evaluation_run_that_drop(hook: str) -> None:
     run = Run()

@@ -14,7 +14,7 @@ from leyden.backends.devices import Devices
 from leyden.callbacks import DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor
 from leyden.exceptions import MisconfigurationException
 from leyden.handlers.gpu_memory import GPUMemoryRows, gpu_memory
-from leyden.handlers.loggers import CSVLogger, LightningLoggerBase
+from leyden.handlers.loggers import CSVLogger, LightningLoggerBase, LoggerGuard
 from tests.trainer.tiny import BATCHES, Tiny, data, trainer
 
 
@@ -164,7 +164,7 @@ def test_gpu_memory_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         "gpu_id: 1/memory.used (MB)": 200.0,
     }
     logger = Full(lambda: False)
-    GPUMemoryRows(logger, "min_max", lambda: True).log_metrics({"loss": 1.0}, 3)
+    GPUMemoryRows(LoggerGuard(logger), "min_max", lambda: True).log_row({"loss": 1.0}, 3)
     assert logger.rows == [(3, {"loss": 1.0, "min_gpu_mem": 100.0, "max_gpu_mem": 200.0})]
     with pytest.raises(ValueError, match="min_max"):
         gpu_memory("some")

@@ -2,10 +2,12 @@
 
 import copy
 import pickle
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,6 +77,43 @@ def test_aggregation_functions_can_be_chosen() -> None:
     logger.agg_and_log_metrics({"a": 3.0, "b": 3.0}, 0)
     logger.close()
     assert logger.calls == [({"a": 3.0, "b": 1.0}, 0)]
+
+
+def test_no_other_aggregation_function_keeps_the_one_there_is() -> None:
+    logger = Memory()
+    logger.update_agg_funcs({"a": max}, min)
+    logger.update_agg_funcs(agg_default_func=None)
+    logger.agg_and_log_metrics({"a": 1.0, "b": 1.0}, 0)
+    logger.agg_and_log_metrics({"a": 3.0, "b": 3.0}, 0)
+    logger.save()
+    assert logger.calls == [({"a": 3.0, "b": 1.0}, 0)]
+
+
+def test_what_loggers_written_for_the_older_interface_call() -> None:
+    class Older(Memory):
+        def __init__(self) -> None:
+            super().__init__()
+            self._prefix = "fold"
+
+        def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+            super().log_metrics(self._add_prefix(metrics), step)
+
+        def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+            params = self._sanitize_callable_params(self._convert_params(params))
+            super().log_hyperparams(self._sanitize_params(self._flatten_dict(params)))
+
+    logger = Older()
+    logger.log_metrics({"a": 1.0}, 2)
+    logger.log_hyperparams(
+        Namespace(net={"width": 4, "act": None}, kind=len, size=lambda: 3, rates=[0.1])
+    )
+    assert logger.calls == [
+        ({"fold-a": 1.0}, 2),
+        {"net/width": 4, "net/act": "None", "kind": "len", "size": 3, "rates": "[0.1]"},
+    ]
+    assert LightningLoggerBase._flatten_dict({5: {"a": 1}}, ".") == {"5.a": 1}
+    assert LightningLoggerBase._sanitize_params({"n": np.float64(2.5)}) == {"n": 2.5}
+    assert Memory()._add_prefix({"a": 1.0}) == {"a": 1.0}
 
 
 def test_merge_dicts() -> None:

@@ -191,3 +191,22 @@ def test_bad_arguments() -> None:
     for kwargs in ({"retries": -1}, {"wait": -1.0}, {"keep": 0}):
         with pytest.raises(ValueError, match="is too small"):
             LoggerGuard(Flaky(), **kwargs)  # type: ignore[arg-type]
+
+
+def test_a_row_goes_to_the_gathering_that_a_logger_writes_itself() -> None:
+    class Gathers(Flaky):
+        def agg_and_log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+            self._call(("gathered", dict(metrics), step))
+
+    gathers = Gathers()
+    guard = LoggerGuard(gathers)
+    guard.log_row({"a": 1.0}, 3)
+    assert gathers.calls == [("gathered", {"a": 1.0}, 3), "save"]
+    assert guard.dirty
+
+    class Plain(Flaky):
+        agg_and_log_metrics = LightningLoggerBase.agg_and_log_metrics
+
+    plain = Plain()
+    LoggerGuard(plain).log_row({"a": 1.0}, 3)
+    assert plain.calls == [({"a": 1.0}, 3)]
