@@ -116,8 +116,45 @@ def _found(torchmetrics: Any, name: str) -> Any:
     return getattr(image, name, None) or getattr(torchmetrics, name)
 
 
+def _older(today: Any) -> Any:
+    class Older(today):  # type: ignore[misc]
+        """Forgets what it was computed of, and keeps ``compute_on_step``, as in Lightning 1.1."""
+
+        compute_on_step = True
+        _of_batch = False
+        _computed: Any
+
+        def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+            inner = super()._wrap_compute(compute)
+
+            @functools.wraps(compute)
+            def once(*args: Any, **kwargs: Any) -> Any:
+                if self._of_batch:  # torchmetrics puts back, or adds, what came before
+                    return inner(*args, **kwargs)
+                if self._computed is None:
+                    value = inner(*args, **kwargs)
+                    self.reset()
+                    self._computed = value
+                return self._computed
+
+            return once
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            """Update, and give the value of this batch unless ``compute_on_step`` is False."""
+            if not self.compute_on_step:
+                self.update(*args, **kwargs)
+                return None
+            self._of_batch = True
+            try:
+                return super().forward(*args, **kwargs)
+            finally:
+                self._of_batch = False
+
+    return Older
+
+
 def _own(base: Any) -> dict[str, Any]:
-    class Metric(base):  # type: ignore[misc]
+    class Metric(_older(base)):  # type: ignore[misc]
         """A metric with the constructor of Lightning 1.1; states are added as in torchmetrics."""
 
         full_state_update = True
@@ -135,13 +172,6 @@ def _own(base: Any) -> dict[str, Any]:
                 dist_sync_fn=dist_sync_fn,
             )
             self.compute_on_step = compute_on_step
-
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            """Update, and give the value of this batch unless ``compute_on_step`` is False."""
-            if self.compute_on_step:
-                return super().forward(*args, **kwargs)
-            self.update(*args, **kwargs)
-            return None
 
     class Accuracy(Metric):
         """The share of labels that are right."""
@@ -250,19 +280,12 @@ def _own(base: Any) -> dict[str, Any]:
 
 
 def _renamed(today: Any) -> Any:
-    class Renamed(today):  # type: ignore[misc]
+    class Renamed(_older(today)):  # type: ignore[misc]
         __doc__ = today.__doc__
 
         def __init__(self, *args: Any, compute_on_step: bool = True, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.compute_on_step = compute_on_step
-
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            """Update, and give the value of this batch unless ``compute_on_step`` is False."""
-            if self.compute_on_step:
-                return super().forward(*args, **kwargs)
-            self.update(*args, **kwargs)
-            return None
 
     Renamed.__name__ = today.__name__
     return Renamed

@@ -34,6 +34,26 @@ def test_accuracy_needs_no_task_and_counts_over_batches() -> None:
     assert make("Accuracy", 0.8)(torch.tensor([0.7]), torch.tensor([0])) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("Accuracy", ()), ("ConfusionMatrix", (2,)), ("MeanSquaredError", ())],
+)
+def test_what_was_computed_is_forgotten_and_told_again(name: str, arguments: Any) -> None:
+    preds, target = torch.tensor([0.2, 0.9, 0.7, 0.4]), torch.tensor([0, 1, 0, 1])
+    once = make(name, *arguments)
+    once.update(preds, target)
+    expected = once.compute()
+    metric = make(name, *arguments)
+    for _ in range(2):  # two epochs, without a reset between them
+        metric(preds[:2], target[:2])
+        metric(preds[2:], target[2:])
+        torch.testing.assert_close(metric.compute(), expected)
+        torch.testing.assert_close(metric.compute(), expected)
+    copied = pickle.loads(pickle.dumps(metric))
+    copied.update(preds, target)
+    torch.testing.assert_close(copied.compute(), expected)
+
+
 @pytest.mark.parametrize("average", ["micro", "macro", None])
 @pytest.mark.parametrize(
     ("name", "function"),
