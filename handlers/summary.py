@@ -72,6 +72,7 @@ class ModelSummary:
 
     MODE_TOP = "top"
     MODE_FULL = "full"
+    MODE_DEFAULT = MODE_TOP
     MODES = (MODE_TOP, MODE_FULL)
 
     def __init__(

@@ -270,15 +270,27 @@ class TrainerProperties(HardwareProperties):
         """The newest value of everything logged; tensors stay tensors."""
         return self._run.recorder.callback_metrics
 
+    @callback_metrics.setter
+    def callback_metrics(self, metrics: Mapping[str, Any]) -> None:
+        _replace(self._run.recorder.callback_metrics, metrics)
+
     @property
     def logged_metrics(self) -> Mapping[str, Any]:
         """What went to the loggers last."""
         return self._run.recorder.logged_metrics
 
+    @logged_metrics.setter
+    def logged_metrics(self, metrics: Mapping[str, Any]) -> None:
+        _replace(self._run.recorder.logged_metrics, metrics)
+
     @property
     def progress_bar_metrics(self) -> Mapping[str, Any]:
         """What was logged with ``prog_bar=True``."""
         return self._run.recorder.progress_bar_metrics
+
+    @progress_bar_metrics.setter
+    def progress_bar_metrics(self, metrics: Mapping[str, Any]) -> None:
+        _replace(self._run.recorder.progress_bar_metrics, metrics)
 
     @property
     def progress_bar_dict(self) -> dict[str, Any]:
@@ -428,3 +440,10 @@ def _again(kind: Any, given: dict[str, Any]) -> Any:
 def _path(value: Any) -> str:
     text = str(os.fspath(value))
     return text if "://" in text else os.path.normpath(os.path.expanduser(text))
+
+
+def _replace(kept: dict[str, Any], metrics: Mapping[str, Any]) -> None:
+    """Give a dict that others hold as well other entries."""
+    entries = dict(metrics)
+    kept.clear()
+    getattr(kept, "store", kept.update)(entries)

@@ -276,3 +276,14 @@ def test_positional_arguments_are_refused_with_their_names() -> None:
 def test_the_configuration_is_plain_data() -> None:
     config = TrainerConfig.parse(max_epochs=3)
     assert pickle.loads(pickle.dumps(config)) == config
+
+
+@pytest.mark.parametrize("name", ["callback_metrics", "logged_metrics", "progress_bar_metrics"])
+def test_metric_dicts_can_be_assigned(name: str) -> None:
+    made = leyden.Trainer(**QUIET)
+    held = getattr(made, name)
+    held["old"] = 1.0
+    setattr(made, name, {"new": torch.tensor(2.0)})
+    assert getattr(made, name) is held and dict(held) == {"new": 2.0}
+    setattr(made, name, held)
+    assert dict(held) == {"new": 2.0}
