@@ -1,8 +1,7 @@
-"""One TPU core, tested on the real torch_xla with its CPU devices."""
+"""One TPU core, tested on the real torch_xla with its CPU devices: it learns what a CPU learns."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,100 +13,24 @@ from torch.utils.data import DataLoader, Dataset
 
 import leyden
 from leyden.backends.precision.quantized import fake_quantize, quantized_layers
-from leyden.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
-from leyden.engine import rng
 from leyden.engine.errors import MisconfigurationException
-from leyden.handlers import EMAWeightAveraging
-from leyden.handlers.checkpoint_io import load
-from leyden.loggers import CSVLogger
 from tests.backends.xla_cases import (
     CLOSE,
     Net,
-    Validated,
+    Scheduled,
     adamw,
     counted,
     loader,
     losses,
+    train,
     trainer,
     weights,
 )
 
-pytestmark = [pytest.mark.xla, pytest.mark.slow]
+pytestmark = [pytest.mark.xla, pytest.mark.slow, pytest.mark.usefixtures("four_devices")]
+
 
 Make = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def four_devices() -> None:
-    """XLA's runtime starts with the first device that is asked for."""
-    os.environ.setdefault("PJRT_DEVICE", "CPU")
-    os.environ.setdefault("CPU_NUM_DEVICES", "4")
-
-
-def train(
-    root: Path, make: Make = Net, data: Any = None, *, cores: Any = 1, **arguments: Any
-) -> tuple[Any, leyden.Trainer]:
-    module = make()
-    run = trainer(root, **{"max_epochs": 3, "tpu_cores": cores, **arguments})
-    run.fit(module, loader() if data is None else data)
-    return module, run
-
-
-# ------------------------------------------------------------------------ what XLA is asked to do
-
-
-def test_a_mark_a_step_and_nothing_compiled_after_the_first_epoch(tmp_path: Path) -> None:
-    after: list[Any] = []
-
-    class Warm(leyden.Callback):
-        def on_train_epoch_end(self, trainer: Any, module: Any, outputs: Any) -> None:
-            if trainer.current_epoch == 0:
-                after.append(counted())
-                after.append(after[0].__enter__())
-
-    module, run = train(
-        tmp_path,
-        lambda: Net(adamw),
-        max_epochs=5,
-        callbacks=[Warm()],
-        logger=CSVLogger(str(tmp_path)),
-        log_every_n_steps=3,
-    )
-    after[0].__exit__(None, None, None)
-    steps = 6 * 4
-    assert after[1] == {
-        "MarkStep": steps,
-        "UncachedCompile": 0,
-        "CachedCompile": steps,
-        "reads": steps // 3,  # a row with one value each
-        "on the CPU": 0,
-    }
-    assert run.global_step == 30
-    assert "StepMark" in run.handlers
-    assert "StepMark.mark_step" in str(run.plan())
-
-
-def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
-    with counted() as counts:
-        train(tmp_path, accumulate_grad_batches=3)
-    assert counts["MarkStep"] == 3 * 2
-
-
-def test_every_evaluation_batch_has_a_mark(tmp_path: Path) -> None:
-    module, run = train(tmp_path)
-    with counted() as counts:
-        [result] = run.test(module, loader(batch_size=8))
-    assert counts["MarkStep"] == 3
-    expected = nn.functional.mse_loss(module.cpu().net(loader_x()), loader_y())
-    assert result["test_loss"] == pytest.approx(expected.item(), rel=1e-5)
-
-
-def loader_x() -> Tensor:
-    return torch.stack([x for x, _ in loader().dataset])
-
-
-def loader_y() -> Tensor:
-    return torch.stack([y for _, y in loader().dataset])
 
 
 # ------------------------------------------------------------------------ the same as on the CPU
@@ -137,13 +60,6 @@ class ByHand(Net):
         self.manual_backward(loss, optimizer)
         optimizer.step()
         optimizer.zero_grad()
-
-
-class Scheduled(Net):
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.parameters(), lr=0.02)
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 18)
-        return [optimizer], [{"scheduler": cosine, "interval": "step"}]
 
 
 CASES: dict[str, tuple[Make, dict[str, Any]]] = {
@@ -347,215 +263,3 @@ def test_batches_keep_their_shape(tmp_path: Path) -> None:
     data = [{"x": torch.ones(2, 6), "name": "first"}]
     train(tmp_path, Watched, data, max_epochs=1)
     assert seen == [(dict, "xla", "first")]
-
-
-# ------------------------------------------------------------------------ random numbers, resuming
-
-
-def test_the_seed_decides_what_dropout_draws(tmp_path: Path) -> None:
-    found = []
-    for seed in (1, 1, 2):
-        leyden.seed_everything(seed)
-        found.append(losses(train(tmp_path, lambda: Net(dropout=0.5), max_epochs=1)[0]))
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
-
-
-def test_another_core_begins_with_the_seed_too(tmp_path: Path) -> None:
-    found = []
-    for core in ([2], [4]):
-        leyden.seed_everything(5)
-        found.append(losses(train(tmp_path, lambda: Net(dropout=0.5), cores=core, max_epochs=1)[0]))
-    assert torch.equal(*found)
-
-
-def test_torchs_seed_alone_does_not_reach_xla(tmp_path: Path) -> None:
-    """Why seed_everything has to: it is what the page says."""
-    found = []
-    for _ in range(2):
-        torch.manual_seed(1)
-        found.append(losses(train(tmp_path, lambda: Net(dropout=0.5), max_epochs=1)[0]))
-    assert not torch.equal(*found)
-
-
-@pytest.mark.parametrize("accumulated", [1, 2])
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, accumulated: int) -> None:
-    def make() -> Net:
-        leyden.seed_everything(7)
-        return Net(adamw, dropout=0.4)
-
-    class Save(leyden.Callback):
-        def on_train_batch_end(self, trainer: Any, module: Any, *rest: Any) -> None:
-            if trainer.current_epoch == 1 and trainer.batch_idx == 3:
-                trainer.save_checkpoint(tmp_path / "there.ckpt")
-
-    arguments: dict[str, Any] = {"accumulate_grad_batches": accumulated}
-    data = loader(shuffle=True)
-    whole, run = train(tmp_path, make, data, callbacks=[Save()], **arguments)
-    leyden.seed_everything(99)
-    other = Net(adamw, dropout=0.4)
-    again = trainer(tmp_path, max_epochs=3, tpu_cores=1, callbacks=[Save()], **arguments)
-    again.fit(other, loader(shuffle=True), ckpt_path=str(tmp_path / "there.ckpt"))
-    assert torch.equal(losses(other), losses(whole)[-len(other.losses) :])
-    assert len(other.losses) == 8
-    assert torch.equal(weights(other), weights(whole))
-    assert float(again.callback_metrics["loss"]) == float(run.callback_metrics["loss"])
-
-
-def test_the_stream_is_captured_and_put_back(tmp_path: Path) -> None:
-    train(tmp_path, max_epochs=1)
-    state = rng.capture()
-    first = torch.rand(3, device="xla:0").cpu()
-    rng.restore(state)
-    assert isinstance(state["xla"], int)
-    assert torch.equal(torch.rand(3, device="xla:0").cpu(), first)
-
-
-# ------------------------------------------------------------------------ features around the step
-
-
-def test_validation_checkpoints_and_early_stopping(tmp_path: Path) -> None:
-    def watch(root: Path, cores: Any) -> tuple[Any, Any, Any]:
-        best = ModelCheckpoint(dirpath=root, monitor="val_loss", save_top_k=1, save_last=True)
-        stop = EarlyStopping("val_loss", patience=1, min_delta=0.05)
-        module = Validated(adamw)
-        run = trainer(
-            root,
-            max_epochs=20,
-            tpu_cores=cores,
-            callbacks=[best, stop],
-            checkpoint_callback=True,
-        )
-        run.fit(module, loader(), loader(16, 8))
-        return module, run, best
-
-    module, run, best = watch(tmp_path / "xla", 1)
-    expected, same, best_there = watch(tmp_path / "cpu", None)
-    assert run.current_epoch == same.current_epoch < 19
-    assert torch.allclose(weights(module), weights(expected), **CLOSE)
-    assert float(best.best_model_score) == pytest.approx(float(best_there.best_model_score), 1e-5)
-    [result] = run.test(test_dataloaders=loader(), verbose=False)
-    assert result["test_loss"] > 0
-    assert run.tested_ckpt_path == best.best_model_path
-
-
-def test_checkpoints_hold_nothing_of_xla(tmp_path: Path) -> None:
-    module, run = train(tmp_path, lambda: Net(adamw), callbacks=[EMAWeightAveraging(decay=0.9)])
-    path = tmp_path / "run.ckpt"
-    run.save_checkpoint(path)
-    found = load(path)  # without a map_location: as it lies in the file
-    places: set[str] = set()
-
-    def look(value: Any) -> None:
-        if isinstance(value, Tensor):
-            places.add(value.device.type)
-        elif isinstance(value, dict):
-            for item in value.values():
-                look(item)
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                look(item)
-
-    look(found)
-    assert places == {"cpu"}
-    expected = {key: value.cpu() for key, value in module.state_dict().items()}
-    plain = Net(adamw)
-    plain.load_state_dict(found["state_dict"])
-    assert set(expected) == set(found["state_dict"])
-
-
-def test_a_snapshot_does_not_go_on_with_the_training(tmp_path: Path) -> None:
-    """Adam counts its steps in a tensor on the CPU, which a transfer would only pass on."""
-    module, run = train(tmp_path, lambda: Net(adamw), max_epochs=1)
-    path = tmp_path / "run.ckpt"
-    run.save_checkpoint(path)
-    run.max_epochs = 2
-    run.fit(module, loader())
-    steps = [state["step"] for state in load(path)["optimizer_states"][0]["state"].values()]
-    assert {float(step) for step in steps} == {6.0}
-
-
-def test_saving_beside_the_training(tmp_path: Path) -> None:
-    class Last(leyden.Callback):
-        def on_train_end(self, trainer: Any, module: Any) -> None:
-            self.weights = weights(module)
-
-    last = Last()
-    saver = ModelCheckpoint(dirpath=tmp_path, save_last=True, asynchronous=True)
-    train(tmp_path, lambda: Net(adamw), callbacks=[saver, last], checkpoint_callback=True)
-    found = load(tmp_path / "last.ckpt")["state_dict"]
-    assert torch.equal(torch.cat([value.flatten() for value in found.values()]), last.weights)
-
-
-def test_logs_bars_and_profiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("torchmetrics", reason="torchmetrics is missing")
-    import torchmetrics
-
-    class Measured(Scheduled):
-        def __init__(self) -> None:
-            super().__init__()
-            self.error = torchmetrics.MeanSquaredError()
-
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            self.error(self.net(batch[0]), batch[1])
-            self.log("error", self.error, on_step=False, on_epoch=True)
-            return super().training_step(batch, batch_idx)
-
-    arguments: dict[str, Any] = dict(
-        log_every_n_steps=2,
-        progress_bar_refresh_rate=1,
-        weights_summary="top",
-        profiler="simple",
-        callbacks=[LearningRateMonitor()],
-    )
-    module, run = train(tmp_path, Measured, logger=CSVLogger(str(tmp_path / "a")), **arguments)
-    _, same = train(
-        tmp_path, Measured, cores=None, logger=CSVLogger(str(tmp_path / "b")), **arguments
-    )
-    rows = [(tmp_path / name / "default/version_0/metrics.csv").read_text() for name in "ab"]
-    assert rows[0].splitlines()[0] == rows[1].splitlines()[0]
-    assert len(rows[0].splitlines()) == len(rows[1].splitlines())
-    for name in ("error", "loss"):
-        mine, theirs = float(run.callback_metrics[name]), float(same.callback_metrics[name])
-        assert mine == pytest.approx(theirs, rel=1e-4)
-    assert "3 epochs" in capsys.readouterr().out or run.current_epoch == 2
-
-
-def test_tuning(tmp_path: Path) -> None:
-    class Tuned(Net):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lr = 1e-3
-            self.batch_size = 2
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=self.lr)
-
-        def train_dataloader(self) -> Any:
-            return loader(batch_size=self.batch_size)
-
-    module = Tuned()
-    before = weights(module)
-    run = trainer(
-        tmp_path, tpu_cores=1, max_epochs=1, auto_lr_find=True, auto_scale_batch_size="power"
-    )
-    found = run.tune(module)
-    assert set(found) == {"scale_batch_size", "lr_find"}
-    assert torch.equal(weights(module), before)
-    run.fit(module)
-
-
-def test_ignites_handlers_and_metrics_attach(tmp_path: Path) -> None:
-    from ignite.handlers import Timer
-    from ignite.metrics import Average
-
-    from leyden.engine import Events
-
-    run = trainer(tmp_path, tpu_cores=1, max_epochs=2)
-    timer = Timer(average=True)
-    timer.attach(run.engine, step=Events.ITERATION_COMPLETED)
-    average = Average(output_transform=lambda loss: loss, device="cpu")
-    average.attach(run.engine, "mean")
-    run.fit(Net(), loader())
-    assert timer.step_count == 12.0
-    assert run.engine.state.metrics["mean"] > 0

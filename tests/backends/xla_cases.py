@@ -81,6 +81,15 @@ class Validated(Net):
         self.log("val_loss", nn.functional.mse_loss(self.net(batch[0]), batch[1]))
 
 
+class Scheduled(Net):
+    """The same with a rate that changes at every step."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.02)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 18)
+        return [optimizer], [{"scheduler": cosine, "interval": "step"}]
+
+
 def adamw(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=1e-2)
 
@@ -123,3 +132,18 @@ def counted() -> Iterator[dict[str, int]]:
 def settings(devices: int) -> dict[str, str]:
     """The environment of a process in which XLA has so many devices of the CPU's."""
     return {**os.environ, "PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": str(devices)}
+
+
+def train(
+    root: Path,
+    make: Callable[..., Any] = Net,
+    data: Any = None,
+    *,
+    cores: Any = 1,
+    **arguments: Any,
+) -> tuple[Any, leyden.Trainer]:
+    """A module that was trained for three epochs on a core, and its Trainer."""
+    module = make()
+    run = trainer(root, **{"max_epochs": 3, "tpu_cores": cores, **arguments})
+    run.fit(module, loader() if data is None else data)
+    return module, run
