@@ -144,7 +144,10 @@ def _lifecycle(settings: Any, run: Run) -> Any:
 
 
 def _marks(settings: Any, run: Run) -> Any:
-    return StepMark(run.strategy.mark, run.evaluators.values()) if run.strategy.lazy else None
+    strategy = run.strategy
+    if not strategy.lazy:
+        return None
+    return StepMark(strategy.mark, run.evaluators.values(), strategy.flush)
 
 
 def _flags(settings: Any, run: Run) -> Any:

@@ -158,6 +158,9 @@ class Strategy:
     def mark(self) -> None:
         """Run what was recorded: after each optimizer step, and after each evaluation batch."""
 
+    def flush(self) -> None:
+        """Run what was recorded between two steps, where :attr:`lazy` is True."""
+
     def release(self) -> None:
         """Take back what only a run needs."""
 

@@ -44,6 +44,9 @@ class XLAStrategy(Strategy):
     def mark(self) -> None:
         runtime.sync()
 
+    def flush(self) -> None:
+        runtime.flush()
+
 
 class XLASpmdStrategy(XLAStrategy):
     """All cores of the host, driven by this process: each takes its part of every batch.

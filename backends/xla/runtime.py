@@ -19,6 +19,7 @@ __all__ = [
     "begin",
     "device_count",
     "has_plain_tpu",
+    "flush",
     "in_use",
     "problem",
     "require",
@@ -168,6 +169,13 @@ def sync() -> None:
     import torch_xla
 
     torch_xla.sync()
+
+
+def flush() -> None:
+    """Run what was recorded since the last mark, without a mark: no step, no move of the stream."""
+    import torch_xla
+
+    torch_xla._XLAC._xla_sync_live_tensors(str(torch_xla.device()), [], False)
 
 
 def seed(value: int) -> None:

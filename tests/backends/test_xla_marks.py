@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import leyden
 from leyden.loggers import CSVLogger
-from tests.backends.xla_cases import Net, adamw, counted, loader, train
+from tests.backends.xla_cases import Net, Validated, adamw, counted, loader, train, trainer
 
 pytestmark = [pytest.mark.xla, pytest.mark.slow, pytest.mark.usefixtures("four_devices")]
 
@@ -68,3 +68,56 @@ def loader_x() -> Tensor:
 
 def loader_y() -> Tensor:
     return torch.stack([y for _, y in loader().dataset])
+
+
+class Logged(Validated):
+    """Logs a value twice: as it is, and on average over the epoch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.log("twice", loss * 2, on_step=True, on_epoch=True)
+        return loss
+
+
+class Saving(leyden.Callback):
+    """Saves every fourth step, which is another batch of each epoch of seven."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *rest: Any) -> None:
+        if trainer.global_step % 4 == 3:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("logging", [False, True])
+def test_checkpoints_and_rows_anywhere_in_an_epoch_compile_nothing_new(
+    tmp_path: Path, accumulated: int, logging: bool
+) -> None:
+    compiled: list[int] = []
+
+    class Watch(leyden.Callback):
+        def on_train_epoch_end(self, trainer: Any, module: Any, outputs: Any) -> None:
+            import torch_xla.debug.metrics as met
+
+            compiled.append(int(met.counter_value("UncachedCompile") or 0))
+
+    run = trainer(
+        tmp_path,
+        tpu_cores=1,
+        max_epochs=9,
+        accumulate_grad_batches=accumulated,
+        logger=CSVLogger(str(tmp_path)) if logging else False,
+        log_every_n_steps=3,
+        val_check_interval=3 if logging else 1.0,
+        callbacks=[Watch(), Saving(tmp_path / "there.ckpt")],
+    )
+    with counted() as counts:
+        run.fit(Logged(adamw), loader(28), loader(16))
+    # The first epoch compiles the step, the second what comes between two epochs. What comes with a
+    # row and a save at once comes when both fall on one batch.
+    assert compiled[3:] == [compiled[3]] * 6
+    steps = run.global_step
+    evaluated = 9 * 4 * (2 if logging else 1)
+    assert counts["MarkStep"] == steps + evaluated  # what runs between them is no step
