@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from leyden.backends.xla import collectives
+
 __all__ = ["gathered"]
 
 
@@ -23,6 +25,8 @@ def gathered(tensor: Tensor, group: Any = None, *, gradients: bool = False) -> T
     if gradients:
         found: Tensor = _Gather.apply(tensor, group)  # type: ignore[no-untyped-call]
         return found
+    if tensor.device.type == "xla":
+        return collectives.gather(tensor, group)
     parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, tensor.detach().contiguous(), group=group)
     return torch.stack(parts)
@@ -40,5 +44,8 @@ class _Gather(torch.autograd.Function):
         ctx: Any, gradient: Tensor
     ) -> tuple[Tensor, None]:
         whole = gradient.contiguous().clone()
-        dist.all_reduce(whole, group=ctx.group)
+        if whole.device.type == "xla":
+            collectives.reduce([whole], group=ctx.group)
+        else:
+            dist.all_reduce(whole, group=ctx.group)
         return whole[dist.get_rank(ctx.group)], None

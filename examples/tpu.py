@@ -2,6 +2,7 @@
 
     python examples/tpu.py                      # one core
     python examples/tpu.py --tpu_cores 8        # all cores of this machine, from this process
+    python examples/tpu.py --tpu_cores 8 --accelerator tpu_spawn    # a process for each core
 
 Without a TPU, XLA has devices on the CPU:
 
@@ -45,12 +46,18 @@ class Classifier(leyden.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=2e-3)
 
 
-def main(tpu_cores: str = "1", max_epochs: int = 10, precision: int = 32) -> float:
+def main(
+    tpu_cores: str = "1",
+    max_epochs: int = 10,
+    precision: int = 32,
+    accelerator: str | None = None,
+) -> float:
     """Train, and return the accuracy on pictures that were not trained on."""
     leyden.seed_everything(1)
     # Before anything is trained: autograd counts the devices when it is first used.
     trainer = leyden.Trainer(
         tpu_cores=tpu_cores,  # "1", "8" for all, "3" for the third
+        accelerator=accelerator,  # "tpu_spawn" for a process for each core, "fsdp" for parts
         max_epochs=max_epochs,
         precision=precision,  # 16 is bfloat16 here
         logger=False,
@@ -78,4 +85,5 @@ if __name__ == "__main__":
     parser.add_argument("--tpu_cores", default="1", help="1, 8 for all, 3 for the third")
     parser.add_argument("--max_epochs", type=int, default=10, help="default: 10")
     parser.add_argument("--precision", type=int, default=32, help="32 or 16; default: 32")
+    parser.add_argument("--accelerator", help="tpu_spawn or fsdp, with all cores; default: neither")
     main(**vars(parser.parse_args()))

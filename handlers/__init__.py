@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from leyden.handlers.early_stopping import EarlyStopping
     from leyden.handlers.evaluation import Outputs
     from leyden.handlers.filler_batches import FillerBatches
+    from leyden.handlers.gradient_averaging import GradientAveraging
     from leyden.handlers.gradient_clipping import GradientClipping
     from leyden.handlers.gradient_norm import GradientNorm
     from leyden.handlers.interruption import Interruption
@@ -61,6 +62,7 @@ __all__ = [
     "GPUStatsMonitor",
     "GradientAccumulation",
     "GradientAccumulationScheduler",
+    "GradientAveraging",
     "GradientClipping",
     "GradientNorm",
     "Handler",
@@ -112,6 +114,7 @@ _FILES = {
     "EarlyStopping": "early_stopping",
     "FillerBatches": "filler_batches",
     "Outputs": "evaluation",
+    "GradientAveraging": "gradient_averaging",
     "GradientClipping": "gradient_clipping",
     "GradientNorm": "gradient_norm",
     "Interruption": "interruption",

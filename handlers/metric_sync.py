@@ -88,11 +88,16 @@ def all_reduce(parts: Sequence[tuple[Tensor, Tensor, str, Any]]) -> list[Tensor]
 
 
 def _device(part: tuple[Tensor, Tensor, str, Any]) -> torch.device:
-    """Where the collective runs: NCCL takes tensors on the GPU only, others the values' own."""
+    """Where the collective runs: NCCL takes tensors on the GPU only, others the values' own.
+
+    Those of TPU cores go over the host: they are read there next, and were computed before.
+    """
+    if part[0].device.type == "xla":
+        return torch.device("cpu")
     if dist.get_backend(part[3]) == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return part[0].device
 
 
 def _wide(device: torch.device) -> bool:
-    return device.type not in ("mps", "xla")
+    return device.type != "mps"

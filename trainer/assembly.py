@@ -11,6 +11,7 @@ from typing import Any
 
 from leyden.handlers.accumulation import GradientAccumulation, factor_at
 from leyden.handlers.checkpoint_names import is_remote
+from leyden.handlers.gradient_averaging import GradientAveraging
 from leyden.handlers.gradient_clipping import GradientClipping, clip_gradients
 from leyden.handlers.gradient_norm import GradientNorm, gradient_norms
 from leyden.handlers.loader_reload import LoaderReload
@@ -150,6 +151,12 @@ def _marks(settings: Any, run: Run) -> Any:
     return StepMark(strategy.mark, run.evaluators.values(), strategy.flush)
 
 
+def _averaging(settings: Any, run: Run) -> Any:
+    if not run.strategy.averages_gradients:
+        return None
+    return GradientAveraging(run.strategy.average_gradients)
+
+
 def _flags(settings: Any, run: Run) -> Any:
     if not (settings.deterministic or settings.benchmark):
         return None
@@ -189,6 +196,7 @@ def _sampler_epoch(settings: Any, run: Run) -> Any:
 ASSEMBLY: tuple[Feature, ...] = (
     Feature((), lambda settings, run: Position()),
     Feature(("tpu_cores", "plugins"), _marks),
+    Feature(("accelerator", "plugins"), _averaging),
     Feature(("deterministic", "benchmark"), _flags),
     Feature((), slurm_requeue),
     Feature(("profiler",), _profiling),

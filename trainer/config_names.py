@@ -7,6 +7,7 @@ from typing import Any
 
 from leyden.backends.devices import KINDS, Machine
 from leyden.backends.strategies.choice import NAMES
+from leyden.backends.strategies.xla import TPU_WAYS
 from leyden.config_values import count, flag, shown
 from leyden.engine.errors import MisconfiguredValue
 
@@ -15,7 +16,7 @@ __all__ = ["ALIASES", "BACKENDS", "DEVICE_KINDS", "Alias", "resolve_aliases"]
 Values = dict[str, Any]
 
 DEVICE_KINDS = tuple(KINDS)
-BACKENDS = (*NAMES, "horovod", "xla")
+BACKENDS = (*NAMES, "horovod", *TPU_WAYS)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def _kind(others: Mapping[str, Any]) -> str:
     kind = accelerator.lower() if isinstance(accelerator, str) else "auto"
     if kind == "ddp_cpu":
         return "cpu"
+    if kind in TPU_WAYS:
+        return "tpu"
     return kind if kind not in ("auto", *BACKENDS) else Machine.look().best
 
 

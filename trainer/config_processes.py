@@ -6,12 +6,13 @@ from typing import Any
 from leyden.backends.devices import Machine, gpu_ids
 from leyden.backends.strategies import Strategy
 from leyden.backends.strategies.choice import NAMES
+from leyden.backends.strategies.xla import TPU_WAYS
 from leyden.config_values import shown
 from leyden.engine.errors import MisconfiguredType, MisconfiguredValue
 
 __all__ = ["check_processes"]
 
-_ONE_MACHINE = ("dp", "ddp_cpu", "ddp_spawn", "ddp_notebook", "ddp_fork")
+_ONE_MACHINE = ("dp", "ddp_cpu", "ddp_spawn", "ddp_notebook", "ddp_fork", "tpu_spawn")
 
 
 def check_processes(values: dict[str, Any], origin: Mapping[str, str]) -> None:
@@ -32,9 +33,17 @@ def check_processes(values: dict[str, Any], origin: Mapping[str, str]) -> None:
             "pass accelerator='ddp', which averages gradients in the same way, and start the "
             "script with torchrun in place of horovodrun"
         )
-    if backend == "xla" and values["tpu_cores"] is None:
+    if backend in TPU_WAYS and values["tpu_cores"] is None:
+        cores = "8, or 1" if backend == "xla" else "8"
         raise MisconfiguredValue(
-            "accelerator='xla' is for TPUs, and no tpu_cores are given: pass tpu_cores=8, or 1"
+            f"accelerator={backend!r} is for TPUs, and no tpu_cores are given: pass "
+            f"tpu_cores={cores}"
+        )
+    if backend == "tpu_spawn" and values["sync_batchnorm"]:
+        raise MisconfiguredValue(
+            "sync_batchnorm=True with accelerator='tpu_spawn': batch normalization across the "
+            "processes of TPU cores is not there; leave accelerator out, for where one process "
+            "drives all cores (tpu_cores=8) it sees the whole batch"
         )
     if values["num_nodes"] > 1 and backend in _ONE_MACHINE:
         raise MisconfiguredValue(

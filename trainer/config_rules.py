@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from leyden.backends.devices import KINDS, Machine, chosen_gpus, gpu_ids
+from leyden.backends.plugins import plugin_of
 from leyden.backends.precision.levels import LEVELS
-from leyden.backends.strategies.xla import check_tpu_cores
+from leyden.backends.strategies import Strategy
+from leyden.backends.strategies.xla import TPU_WAYS, check_tpu_cores
 from leyden.config_names import BACKENDS, DEVICE_KINDS
 from leyden.config_plugins import check_plugins
 from leyden.config_values import refuse, shown
@@ -111,6 +113,13 @@ def _check_tpu(values: Values, origin: Mapping[str, str]) -> None:
             f"amp_backend='apex' with {said}: its levels are about float16 on GPUs; leave it out, "
             "precision=16 means bfloat16 on a TPU"
         )
+    ready = plugin_of(values["plugins"], Strategy)
+    if ready is not None and ready.root_device.type not in ("xla", "tpu"):
+        raise MisconfiguredValue(
+            f"plugins={shown(ready)} and {said} ask for two kinds of device: pass one"
+        )
+    if ready is not None and ready.name in TPU_WAYS:
+        backend = ready.name
     check_tpu_cores(
         values["tpu_cores"], backend.lower() if isinstance(backend, str) else None, said
     )

@@ -66,7 +66,12 @@ class HardwareProperties:
     @property
     def require_distributed_sampler(self) -> bool:
         """Whether each process needs a sampler that gives it its own share."""
-        return self.use_ddp or self.use_ddp2 or self.use_horovod
+        return (
+            self.use_ddp
+            or self.use_ddp2
+            or self.use_horovod
+            or (self.use_tpu and self.world_size > 1)
+        )
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, int]:

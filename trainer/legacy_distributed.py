@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from leyden.backends.xla import collectives
 from leyden.handlers.loggers.ranks import is_rank_zero
 from leyden.module_tools import all_gather
 
@@ -75,7 +76,10 @@ def sync_ddp(result: Tensor, group: Any = None, reduce_op: Any = None) -> Tensor
     """
     mean = isinstance(reduce_op, str) and reduce_op.lower() in ("avg", "mean")
     operation: Any = ReduceOp.SUM if reduce_op is None or isinstance(reduce_op, str) else reduce_op
-    distributed.all_reduce(result, op=operation, group=group)
+    if result.device.type == "xla":
+        collectives.reduce([result], operation, group=group)
+    else:
+        distributed.all_reduce(result, op=operation, group=group)
     return result / distributed.get_world_size(group) if mean else result
 
 

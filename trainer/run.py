@@ -204,6 +204,8 @@ class Run:
             loss.backward(*args, **kwargs)
         else:
             step.backward(loss, None, -1, *args, **kwargs)
+        if self.strategy.active:
+            self.strategy.after_backward()
         if step.backward_completed.live:
             step.backward_completed.fire()
 

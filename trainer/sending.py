@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
+from torch import Tensor
+
 from leyden.backends.launchers.spawn import pickler
+from leyden.backends.xla.host import host_copy
 from leyden.engine import RemovableEventHandle
 from leyden.engine.errors import MisconfigurationException
 
@@ -27,6 +30,11 @@ def dumps(value: Any, known: Mapping[str, Any]) -> bytes:
             # Where a handler listens is said anew in each process.
             if isinstance(one, RemovableEventHandle):
                 return type(None), ()
+            if isinstance(one, Tensor) and one.device.type == "xla":
+                # As it lies there it would come up on the reader's XLA device, and start XLA in a
+                # process that is to leave the cores to others.
+                copy: Any = host_copy(one)
+                return copy.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
             if isinstance(one, (type, FunctionType)):
                 home = sys.modules.get(one.__module__ or "")
                 if home is not None and home not in by_value and not _importable(home.__name__):

@@ -66,11 +66,13 @@ class ProcessLauncher:
     Args:
         count: how many processes.
         grace: seconds that the others get to end after one failed.
+        method: of multiprocessing; None: a server that forks, where there is one.
     """
 
-    def __init__(self, count: int, *, grace: float = GRACE) -> None:
+    def __init__(self, count: int, *, grace: float = GRACE, method: str | None = None) -> None:
         self.count = count
         self.grace = grace
+        self.method = method or _method()
 
     def run(self, payload: bytes) -> list[bytes]:
         """Start the processes, have each do what it gets, wait for all; none is left afterwards.
@@ -84,7 +86,7 @@ class ProcessLauncher:
             RankEnded: where that cannot be sent, or a process was killed.
         """
         folder = tempfile.mkdtemp(prefix="leyden-")
-        group = _Group(self.count, folder, self.grace)
+        group = _Group(self.count, folder, self.grace, self.method)
         try:
             with open(os.path.join(folder, "payload"), "wb") as file:
                 file.write(payload)
@@ -99,17 +101,18 @@ class ProcessLauncher:
 class _Group:
     """The processes of one launch."""
 
-    def __init__(self, count: int, folder: str, grace: float) -> None:
+    def __init__(self, count: int, folder: str, grace: float, method: str) -> None:
         self.count = count
         self.folder = folder
         self.grace = grace
+        self.method = method
         self.processes: list[Any] = []
         self.connections: dict[int, Connection] = {}
         self.signals = 0
         self.answered = False
 
     def start(self) -> None:
-        context: Any = multiprocessing.get_context(_method())
+        context: Any = multiprocessing.get_context(self.method)
         if context.get_start_method() == "forkserver":
             context.set_forkserver_preload(list(PRELOADED))
         meeting = f"file://{os.path.join(self.folder, 'meet')}"

@@ -11,6 +11,7 @@ from leyden.backends.strategies.xla import (
     XLASpmdStrategy,
     XLAStrategy,
 )
+from leyden.backends.strategies.xla_processes import XLAProcessStrategy
 
 __all__ = [
     "DDP2Strategy",
@@ -20,6 +21,7 @@ __all__ = [
     "ProcessStrategy",
     "Strategy",
     "XLAFullyShardedStrategy",
+    "XLAProcessStrategy",
     "XLASpmdStrategy",
     "XLAStrategy",
     "strategy_for",

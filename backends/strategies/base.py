@@ -53,6 +53,8 @@ class Strategy:
         active: False where training steps need nothing of it.
         shares_data: whether each process gets its own share of the samples.
         lazy: whether the device only records what is computed, until :meth:`mark`.
+        averages_gradients: whether gradients are averaged by :meth:`average_gradients`, not during
+            backward passes.
         broken: whether the processes cannot talk any more: one of them failed.
         replaces_samplers: whether loaders get a sampler for this process's share.
         launcher: what starts the processes, where they have to be started; None: this process does
@@ -65,6 +67,7 @@ class Strategy:
     shares_data: ClassVar[bool] = False
     writes_folders: bool = False
     lazy: ClassVar[bool] = False
+    averages_gradients: ClassVar[bool] = False
 
     def __init__(
         self, device: torch.device | str = "cpu", environment: Environment | None = None
@@ -154,6 +157,12 @@ class Strategy:
 
     def before_backward(self, loss: Tensor) -> None:
         """Called before each backward pass of a manual step."""
+
+    def after_backward(self) -> None:
+        """Called after each backward pass of a manual step."""
+
+    def average_gradients(self, optimizer: Optimizer) -> None:
+        """Average the gradients that an optimizer is about to use over the processes."""
 
     def mark(self) -> None:
         """Run what was recorded: after each optimizer step, and after each evaluation batch."""

@@ -6,6 +6,7 @@ arguments                         strategy
 none of these                     one process; all that there are, under torchrun and its like
 ``num_processes=n``               ddp_spawn
 ``tpu_cores``                     one core, or all of them from one process
+``tpu_spawn``                     a process for each TPU core, which get the objects
 several ``gpus``                  ddp_spawn
 ``ddp``                           a process for each device; leyden starts the script again
 ``ddp_spawn``, ``ddp_cpu``        the same; leyden starts processes that get the objects
@@ -25,12 +26,16 @@ import torch
 
 from leyden.backends.devices import Devices, devices_for
 from leyden.backends.environments import Environment, find_environment
+from leyden.backends.launchers import ProcessLauncher, launcher_for
 from leyden.backends.plugins import plugin_of
 from leyden.backends.strategies.base import Strategy
 from leyden.backends.strategies.data_parallel import DataParallelStrategy, DDP2Strategy
 from leyden.backends.strategies.ddp import DDPStrategy
 from leyden.backends.strategies.fsdp import FSDPStrategy
 from leyden.backends.strategies.processes import ProcessStrategy
+from leyden.backends.strategies.xla import XLAStrategy, tpu_strategy
+from leyden.backends.strategies.xla_processes import XLAProcessStrategy
+from leyden.backends.xla import runtime
 from leyden.engine.errors import MisconfigurationException
 
 __all__ = ["NAMES", "strategy_for"]
@@ -88,10 +93,10 @@ def strategy_for(settings: Any) -> Strategy:
     ready = plugin_of(settings.plugins, Strategy)
     if ready is not None and ready.environment.started:
         return ready
+    if settings.distributed_backend == "tpu_spawn" or isinstance(ready, XLAProcessStrategy):
+        return _core_processes(ready, settings)
     if settings.tpu_cores is not None:
-        from leyden.backends.strategies.xla import tpu_strategy
-
-        return tpu_strategy(settings.tpu_cores, settings.distributed_backend)
+        return ready or tpu_strategy(settings.tpu_cores, settings.distributed_backend)
     ready_devices = plugin_of(settings.plugins, Devices)
     devices = ready_devices or devices_for(settings.gpus, settings.accelerator)
     backend = settings.distributed_backend
@@ -131,6 +136,29 @@ def strategy_for(settings: Any) -> Strategy:
     if world == 1 and not around.started:
         return _one_process(settings, name, device)
     return _placed(_make(name, devices, device, options), name, devices, around, world, settings)
+
+
+def _core_processes(ready: Strategy | None, settings: Any) -> Strategy:
+    """A process for each TPU core of this machine, or those that are there."""
+    runtime.require("accelerator='tpu_spawn'")
+    per_node = runtime.process_count()
+    around = plugin_of(settings.plugins, Environment) or find_environment(per_node=per_node)
+    strategy = XLAProcessStrategy() if ready is None else ready
+    if around.started:
+        strategy.environment, strategy.launcher = around, None
+        return strategy
+    if per_node == 1:
+        return XLAStrategy()
+    held = runtime.why_no_processes()
+    if held:
+        raise MisconfigurationException(
+            f"accelerator='tpu_spawn' is to start a process for each of {per_node} cores, and "
+            f"{held}: make this Trainer first, or in a process of its own"
+        )
+    strategy.environment = replace(around, world_size=per_node)
+    # Not forked from a server that has imported torch_xla: torch_xla.launch does not either.
+    strategy.launcher = ProcessLauncher(per_node, method="spawn")
+    return strategy
 
 
 def _make(name: str, devices: Devices, device: torch.device, options: dict[str, Any]) -> Strategy:
@@ -180,8 +208,6 @@ def _placed(
         if devices != Devices() or strategy.root_device.type == "cpu":
             strategy.root_device = devices.of(around.local_rank)  # else it brought its own
         return strategy
-    from leyden.backends.launchers import launcher_for
-
     strategy.environment = replace(around, world_size=world, num_nodes=settings.num_nodes)
     strategy.launcher = launcher_for(strategy.environment, spawning=name in _SPAWNING)
     return strategy

@@ -14,12 +14,16 @@ from leyden.backends.xla.spmd import Mesh, shard_parameters
 from leyden.engine.errors import MisconfiguredValue, NotBuilt
 
 __all__ = [
+    "TPU_WAYS",
     "XLAFullyShardedStrategy",
     "XLASpmdStrategy",
     "XLAStrategy",
     "check_tpu_cores",
     "tpu_strategy",
 ]
+
+#: Names that go with TPU cores only: one process; a process for each core.
+TPU_WAYS = ("xla", "tpu_spawn")
 
 
 class XLAStrategy(Strategy):
@@ -113,10 +117,16 @@ def check_tpu_cores(cores: int | list[int], backend: str | None, said: str) -> N
         NotBuilt: torch_xla is missing or broken.
         MisconfiguredValue: there is no such core, or the two do not go together.
     """
-    if backend not in (None, "fsdp", "xla"):
+    if backend not in (None, "fsdp", *TPU_WAYS):
         raise MisconfiguredValue(
             f"{said} and accelerator={backend!r} do not go together: leave accelerator out, or "
-            "pass accelerator='fsdp' with tpu_cores=8 to cut the weights up too"
+            "pass with tpu_cores=8 accelerator='fsdp' to cut the weights up too, or 'tpu_spawn' "
+            "for a process for each core"
+        )
+    if backend == "tpu_spawn" and cores != 8:
+        raise MisconfiguredValue(
+            f"{said} is one core, which this process drives, and accelerator='tpu_spawn' starts a "
+            "process for each of all cores: pass tpu_cores=8, or leave accelerator out"
         )
     if backend == "fsdp" and cores != 8:
         raise MisconfiguredValue(
@@ -131,6 +141,8 @@ def check_tpu_cores(cores: int | list[int], backend: str | None, said: str) -> N
             )
         return
     runtime.require(said)
+    if backend == "tpu_spawn":
+        return  # to count the cores would take them from the processes that are to come
     found = runtime.device_count()
     if isinstance(cores, list) and cores[0] > found:
         there = f"1 to {found}" if found > 1 else "1 only"

@@ -4,12 +4,12 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from leyden.backends.xla.runtime import in_use
 from leyden.backends.xla.trees import each_tensor
 
-__all__ = ["to_host"]
+__all__ = ["host_copy", "to_host"]
 
 
 def to_host(data: Any) -> Any:
@@ -34,6 +34,14 @@ def to_host(data: Any) -> Any:
     torch_xla._XLAC._xla_sync_multi(tensors, [], True, True)
     copies = torch_xla._XLAC._xla_get_cpu_tensors(tensors)
     return _replaced(data, dict(zip(found, copies, strict=True)))
+
+
+def host_copy(tensor: Tensor) -> Tensor:
+    """Return a tensor, or a parameter, on the CPU: equal, and with no history."""
+    copy = tensor.detach().cpu()
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(copy, requires_grad=tensor.requires_grad)
+    return copy.requires_grad_(tensor.requires_grad)
 
 
 def _replaced(data: Any, copies: dict[int, Tensor]) -> Any:

@@ -7,6 +7,7 @@ reads a value. It is imported in the functions, for it takes seconds and few hav
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 from typing import Any
 
 import torch
@@ -21,11 +22,16 @@ __all__ = [
     "has_plain_tpu",
     "flush",
     "in_use",
+    "join",
+    "on_cpu",
     "problem",
+    "process_count",
     "require",
     "seed",
     "sync",
     "use_spmd",
+    "why_no_processes",
+    "world_size",
 ]
 
 CURE = "pip install 'leyden[tpu]', which pins torch and torch_xla to versions that fit together"
@@ -92,6 +98,66 @@ def device_count() -> int:
     import torch_xla.runtime as xr
 
     return int(xr.global_runtime_device_count())
+
+
+def process_count() -> int:
+    """How many processes have a core each, on this machine; does not start XLA's runtime.
+
+    A TPU lets one process use it: a runtime in the process that starts the others would keep them
+    off. The count is that of ``torch_xla.launch``; XLA's CPU devices, of which that has one process
+    with threads, count as cores here.
+    """
+    import torch_xla.runtime as xr
+    from torch_xla._internal import tpu
+    from torch_xla.experimental import plugins
+
+    if plugins.using_dynamic_plugins():
+        return int(plugins.default().physical_chip_count())
+    if xr.device_type() == "TPU":
+        return int(tpu.num_local_processes())
+    return max(int(os.environ.get("CPU_NUM_DEVICES") or 1), 1)
+
+
+def why_no_processes() -> str:
+    """Say why this process cannot leave the cores to others any more; empty where it can."""
+    import torch_xla
+    import torch_xla.runtime as xr
+
+    if xr.is_spmd():
+        return "this process has driven all of them as one, which those that it starts inherit"
+    if torch_xla._XLAC._xla_runtime_is_initialized() and not on_cpu():
+        return "this process holds the TPU, which only one can"
+    return ""
+
+
+def on_cpu() -> bool:
+    """Whether XLA's devices are the CPU's."""
+    import torch_xla.runtime as xr
+
+    return bool(xr.device_type() == "CPU")
+
+
+def world_size() -> int:
+    """How many cores XLA joins, one a process; starts XLA's runtime."""
+    import torch_xla.runtime as xr
+
+    return int(xr.world_size())
+
+
+def join(local_rank: int, count: int) -> None:
+    """Make this process that of one core, before XLA's runtime starts in it.
+
+    Args:
+        local_rank: the number of the process on its machine, from 0.
+        count: how many processes the machine has.
+    """
+    # What torch_xla.launch calls in each of its processes; for those that others have started, it
+    # has no public name.
+    from torch_xla._internal import pjrt
+
+    if on_cpu():
+        os.environ["CPU_NUM_DEVICES"] = "1"
+    pjrt.initialize_multiprocess(local_rank, count)
 
 
 def use_spmd() -> None:

@@ -74,6 +74,7 @@ CASES: dict[str, Make] = {
     "GradientAccumulationScheduler": lambda root: leyden.handlers.GradientAccumulationScheduler(
         {0: 2, 1: 4}
     ),
+    "GradientAveraging": lambda root: leyden.handlers.GradientAveraging(lambda optimizer: None),
     "GradientClipping": lambda root: leyden.handlers.GradientClipping(0.01),
     "GradientNorm": lambda root: leyden.handlers.GradientNorm(2, lambda norms: None),
     "Interruption": lambda root: leyden.handlers.Interruption(grace=30),
