@@ -2,12 +2,14 @@
 
 import os
 import shutil
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from leyden.backends.devices import Machine
+from leyden.backends.xla import runtime
 
 __all__ = ["compiler", "device_report", "why_no_fp8"]
 
@@ -24,7 +26,7 @@ def device_report(machine: Machine | None = None) -> dict[str, Any]:
         "cpu": {"count": 1, "why": "", "devices": [_cpu()]},
         "cuda": {"count": machine.cuda, "why": machine.no_cuda, "devices": gpus},
         "mps": {"count": int(machine.mps), "why": machine.no_mps, "devices": []},
-        "tpu": {"count": int(not _no_xla()), "why": _no_xla(), "devices": []},
+        "tpu": _tpu(),
     }
     return {"kinds": kinds, "arguments": _arguments(machine, gpus)}
 
@@ -51,6 +53,26 @@ def _gpu(index: int) -> dict[str, Any]:
     }
 
 
+def _tpu() -> dict[str, Any]:
+    """TPU cores, and what stands for them: torch_xla computes on the CPU where there is no TPU."""
+    if runtime.has_plain_tpu():
+        count = torch.accelerator.device_count()
+        return {
+            "count": count,
+            "why": "",
+            "devices": [{"name": f"{count}, plain devices of torch"}],
+        }
+    why = _no_xla()
+    if why:
+        return {"count": 0, "why": why, "devices": []}
+    # Not counted by XLA's runtime: it would take a TPU from those who use it.
+    count = runtime.process_count()
+    name = f"{count}, through torch_xla {version('torch_xla')}"
+    if runtime.on_cpu():
+        name += ": the CPU's own (PJRT_DEVICE=CPU), to try programs out"
+    return {"count": count, "why": "", "devices": [{"name": name}]}
+
+
 def _arguments(machine: Machine, gpus: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
 
@@ -60,10 +82,13 @@ def _arguments(machine: Machine, gpus: list[dict[str, Any]]) -> list[dict[str, A
     count = machine.cuda
     row("gpus", f"1 to {count}, -1 or ids" if count > 1 else "1, -1 or [0]", machine.no_cuda)
     row("auto_select_gpus", "True", machine.no_cuda)
-    row("tpu_cores", "1, 8 or [i]", _no_xla())
+    no_tpu = "" if runtime.has_plain_tpu() else _no_xla()
+    row("tpu_cores", "1, 8 or [i]", no_tpu)
     row("accelerator", "'cpu', 'auto'")
     row("accelerator", "'gpu', 'cuda'", machine.no_cuda)
     row("accelerator", "'mps'", machine.no_mps)
+    row("accelerator", "'tpu'", no_tpu)
+    row("accelerator", "'tpu_spawn'", _no_xla())
     together = "" if torch.distributed.is_available() else "this torch has no torch.distributed"
     row("accelerator", "'ddp', 'ddp_spawn', 'ddp_cpu', 'fsdp'", together)
     row("accelerator", "'dp', 'ddp2'", machine.no_cuda)
@@ -117,4 +142,5 @@ def _missing(package: str, extra: str) -> str:
 
 
 def _no_xla() -> str:
-    return "" if find_spec("torch_xla") is not None else "torch_xla is missing: leyden[tpu]"
+    why = runtime.problem()
+    return "" if why is None else f"{why}: {runtime.CURE}"
