@@ -404,3 +404,29 @@ def test_what_is_recorded_between_steps_is_run_by_itself() -> None:
     engine.add_event_handler(Events.EPOCH_STARTED, lambda: calls.append("epoch"))
     engine.run([0, 1], max_epochs=2)
     assert calls == ["epoch", "flush", "mark", "mark"] * 2
+
+
+# ------------------------------------------------------------------------ what the doctor says
+
+
+def test_the_report_says_what_stands_for_tpu_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    from leyden.backends import device_report
+
+    monkeypatch.setattr(runtime, "has_plain_tpu", lambda: False)
+    monkeypatch.setattr(runtime, "problem", lambda: "torch_xla 2.9.0 does not work with torch 2.13")
+    found = device_report.device_report()
+    assert found["kinds"]["tpu"]["why"].startswith("torch_xla 2.9.0 does not work with torch 2.13")
+    rows = {row["value"]: row for row in found["arguments"] if "tpu" in row["value"]}
+    assert set(rows) == {"'tpu'", "'tpu_spawn'"} and not any(r["usable"] for r in rows.values())
+    monkeypatch.setattr(runtime, "problem", lambda: None)
+    monkeypatch.setattr(device_report, "version", lambda name: "2.9.0")
+    Fake("CPU").install(monkeypatch)
+    monkeypatch.setenv("CPU_NUM_DEVICES", "3")
+    found = device_report.device_report()["kinds"]["tpu"]
+    assert found["count"] == 3 and "the CPU's own (PJRT_DEVICE=CPU)" in found["devices"][0]["name"]
+    Fake("TPU").install(monkeypatch)
+    found = device_report.device_report()["kinds"]["tpu"]
+    assert found["devices"] == [{"name": "4, through torch_xla 2.9.0"}]
+    monkeypatch.setattr(runtime, "has_plain_tpu", lambda: True)
+    found = device_report.device_report()["kinds"]["tpu"]
+    assert found["why"] == "" and "plain devices of torch" in found["devices"][0]["name"]
