@@ -42,11 +42,13 @@ class Record:
         weighted: whether the batch size weighs the value.
         value: the newest value; `pending` until the batch that logged it is over.
         parts: earlier values of the same batch, from other splits of it.
+        computed: what a metric object came to when the epoch's values were last shown.
         acc: the running reduction; None if nothing is asked for the epoch or `metric` does it.
     """
 
     __slots__ = (
         "acc",
+        "computed",
         "enable_graph",
         "epoch_key",
         "flags",
@@ -85,6 +87,7 @@ class Record:
         self.sync: tuple[str, Any] | None = None
         self.acc: Accumulator | None = None
         self.metric: Any = None
+        self.computed: Any = None
         self.value: Any = None
         self.pending = False
         self.parts: list[Any] | None = None
@@ -177,7 +180,7 @@ class Record:
     def forget(self) -> None:
         """Drop every value; a metric object is reset."""
         self.pending = False
-        self.parts = None
+        self.parts = self.computed = None
         if self.acc is not None:
             self.acc.clear()
         if self.metric is not None:

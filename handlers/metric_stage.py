@@ -179,7 +179,10 @@ class Stage:
             if record.metric is not None:
                 # Its own compute() talks to the other processes.
                 if record.on_epoch and record.shown and not (alone and world_size(None) > 1):
-                    out.append((record, computed(record.metric, record.name, record.hook)))
+                    # Reset by a hook after it was shown: what was shown counts, as in 1.1.8.
+                    if record.computed is None or getattr(record.metric, "_update_count", 1):
+                        record.computed = computed(record.metric, record.name, record.hook)
+                    out.append((record, record.computed))
             elif record.acc is not None and record.shown:
                 sync = record.sync
                 if sync is None and record.epoch_key in monitored and record.acc.op != "keep":

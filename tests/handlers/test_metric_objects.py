@@ -86,6 +86,17 @@ def test_the_step_value_is_the_batchs_own() -> None:
     assert run.metrics()["callback"]["acc"] == pytest.approx(ALL)
 
 
+def test_an_epoch_end_hook_may_reset_what_was_shown() -> None:
+    run, metric = Run(), torchmetric()
+    for e in range(2):
+        epoch(run, metric, update, on_step=False, on_epoch=True)
+        run.recorder.show_epoch()
+        metric.reset()
+        run.recorder.train_epoch_ended(None)
+        assert run.metrics()["callback"]["acc"] == pytest.approx(ALL)
+        assert [row["acc"] for row, _ in run.rows] == [pytest.approx(ALL)] * (e + 1)
+
+
 @pytest.mark.parametrize("make", MAKERS)
 def test_a_step_value_that_is_not_there_is_an_error(make: Any) -> None:
     run, metric = Run(), make()
