@@ -28,7 +28,7 @@ ALWAYS_THERE = {
     "leyden": {"torch", "ignite", "numpy", "packaging"},
 }
 #: Packages that pip knows by another name, where that cannot be looked up because they are missing.
-IMPORTED_AS = {"pynvml": "nvidia-ml-py", "yaml": "PyYAML"}
+IMPORTED_AS = {"ignite": "pytorch-ignite", "pynvml": "nvidia-ml-py", "yaml": "PyYAML"}
 #: What no package index provides: it is built from source, and refused where it is missing. And
 #: what comes with values of the user's own: without it there are none.
 UNDECLARED = {"apex", "omegaconf"}
