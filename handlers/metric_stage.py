@@ -180,7 +180,7 @@ class Stage:
                 # Its own compute() talks to the other processes.
                 if record.on_epoch and record.shown and not (alone and world_size(None) > 1):
                     # Reset by a hook after it was shown: what was shown counts, as in 1.1.8.
-                    if record.computed is None or getattr(record.metric, "_update_count", 1):
+                    if record.computed is None or getattr(record.metric, "_update_count", True):
                         record.computed = computed(record.metric, record.name, record.hook)
                     out.append((record, record.computed))
             elif record.acc is not None and record.shown:
