@@ -5,6 +5,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from leyden.engine.errors import MisconfigurationException
+
 __all__ = ["OptimizerProxy"]
 
 
@@ -12,7 +14,8 @@ class OptimizerProxy:
     """Stands in for an optimizer wherever user code steps it by hand.
 
     It shares the optimizer's attributes (``param_groups``, ``state``, hyper-parameters) and is an
-    instance of its class, so that schedulers and ``isinstance`` accept it.
+    instance of its class, so that schedulers and ``isinstance`` accept it. One that user code makes
+    steps the optimizer, and ``configure_optimizers`` may return it.
 
     Source: ``LightningOptimizer`` of PyTorch Lightning 1.1, which makes such a class the same way.
     """
@@ -22,9 +25,22 @@ class OptimizerProxy:
     _index: int
     _replaced: tuple[Callable[..., Any], ...] = ()
 
+    def __new__(cls, optimizer: Any = None, accumulate_grad_batches: int | None = None) -> Any:
+        if accumulate_grad_batches is not None:
+            raise MisconfigurationException(
+                f"accumulate_grad_batches={accumulate_grad_batches} of one optimizer: give it to "
+                "the Trainer, or step by hand with make_optimizer_step="
+            )
+        if optimizer is None:  # a copy that is about to get its attributes
+            return object.__new__(cls)
+        return cls.wrap(optimizer, 0, None)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Leave the attributes alone: they are the optimizer's."""
+
     @classmethod
     def wrap(cls, optimizer: Optimizer, index: int, owner: Any) -> Any:
-        """A proxy of ``optimizer``, the ``index``-th of the training step ``owner``."""
+        """A proxy of ``optimizer``, the ``index``-th of the training step ``owner``, if any."""
         own = {"_optimizer": optimizer, "_owner": owner, "_index": index, "__doc__": cls.__doc__}
         kind = type(f"Lightning{type(optimizer).__name__}", (cls, type(optimizer)), own)
         proxy: Any = object.__new__(kind)
@@ -61,6 +77,8 @@ class OptimizerProxy:
         make_optimizer_step: bool | None = None,
         **kwargs: Any,
     ) -> Any:
+        if self._owner is None:  # made by hand, and in no run
+            return self._optimizer.step(closure=closure, **kwargs)
         if make_optimizer_step is None:
             make_optimizer_step = not self._owner.accumulates
         if not make_optimizer_step:

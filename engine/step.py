@@ -5,6 +5,8 @@ the run needs and picks the way: *straight* for one optimizer with no splits and
 *general* for everything else, *manual* where the user's step does its own updates.
 """
 
+import dis
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -137,7 +139,7 @@ class TrainingStep:
             len(self.optimizers) == 1
             and not self.frequencies
             and not any((*steps, *around))
-            and not needs_closure(self.optimizers[0])
+            and not takes_closure(self.optimizers[0])
             and not self.takes_optimizer_idx
         )
 
@@ -230,28 +232,29 @@ class TrainingStep:
         try:
             if not closes:
                 result.append(self._forward_backward(state, part, index, optimizer, closes=False))
-            elif self.optimizer_step is None and not needs_closure(optimizer):
+            elif self.optimizer_step is None and not takes_closure(optimizer):
                 output = self._forward_backward(state, part, index, optimizer, closes=True)
                 result.append(output)
                 self.apply(optimizer, index)
             else:
-
-                def closure() -> Any:
+                # Under Lightning 1.1's name: an own optimizer_step may look at it.
+                def train_step_and_backward_closure() -> Any:
                     if result:
                         # Evaluated again within one step (LBFGS): only the last output is kept,
                         # and the gradient is a fresh one, not a sum.
                         del state.outputs[index][kept:]
                         if state.accumulate_grad_batches == 1:
                             optimizer.zero_grad()
-                    output = self._forward_backward(state, part, index, optimizer, closes=True)
+                    with torch.enable_grad():  # a step may be decorated with no_grad
+                        output = self._forward_backward(state, part, index, optimizer, closes=True)
                     result[:] = [output]
                     # Not detached: LBFGS takes float() of it, user code may look at it.
                     return None if output is None else self._last_loss
 
                 if self.optimizer_step is None:
-                    self.proxies[index].step(closure=closure)
+                    self.proxies[index].step(closure=train_step_and_backward_closure)
                 else:
-                    self.optimizer_step(self.proxies[index], index, closure)
+                    self.optimizer_step(self.proxies[index], index, train_step_and_backward_closure)
         finally:
             if self.untoggle is not None:
                 self.untoggle(optimizer, index)
@@ -356,7 +359,7 @@ class TrainingStep:
                 return loss
 
             if self.stepper is None:
-                result = optimizer.step(evaluated, **kwargs)
+                result = optimizer.step(closure=evaluated, **kwargs)
             else:
                 result = self.stepper(optimizer, evaluated, kwargs)
         if self._closing:
@@ -434,6 +437,27 @@ def _explain(loss: Tensor, error: RuntimeError) -> None:
     else:
         return
     raise ReportedRuntime(f"training_step returned {what} ({error})") from error
+
+
+def takes_closure(optimizer: Optimizer) -> bool:
+    """Whether ``step`` is given the closure: LBFGS, and what is not torch's own and looks at it.
+
+    An optimizer of the user's own may evaluate the loss twice, or need it. Source: Lightning 1.1,
+    which gives the closure to every optimizer; those of torch only call it first.
+    """
+    if needs_closure(optimizer):
+        return True
+    step: Any = inspect.unwrap(type(optimizer).step)
+    if str(getattr(step, "__module__", "")).startswith(("torch.optim.", "leyden.")):
+        return False
+    code = getattr(step, "__code__", None)
+    if code is None:  # a test's stand-in, or compiled
+        return True
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    if "closure" not in names:
+        return bool(code.co_flags & inspect.CO_VARARGS or code.co_flags & inspect.CO_VARKEYWORDS)
+    read = (part.argval for part in dis.get_instructions(code) if "LOAD" in part.opname)
+    return any("closure" in (name if isinstance(name, tuple) else (name,)) for name in read)
 
 
 def _detached(value: Any) -> Any:

@@ -43,8 +43,9 @@ class LayerSummary:
     def see(self, inputs: Any, output: Any) -> None:
         """Note the shapes of the first call; a layer that is used again keeps them."""
         if self.in_size == UNKNOWN_SIZE:
-            self.in_size = _size(inputs[0] if len(inputs) == 1 else list(inputs))
-            self.out_size = _size(output)
+            # Of a number, or of nothing, there is no shape to show.
+            self.in_size = _size(inputs[0] if len(inputs) == 1 else list(inputs)) or UNKNOWN_SIZE
+            self.out_size = _size(output) or UNKNOWN_SIZE
 
 
 class ModelSummary:
@@ -321,4 +322,4 @@ def human_readable(number: int) -> str:
         unit += 1
     if unit == 0:
         return str(number)
-    return f"{value:.1f} {_UNITS[unit]}" if value < 99.95 else f"{value:.0f} {_UNITS[unit]}"
+    return f"{value:.1f} {_UNITS[unit]}" if value < 99.95 else f"{value:,.0f} {_UNITS[unit]}"

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from leyden.engine.errors import MisconfigurationException, ReportedValue
 from leyden.engine.notice import warn
+from leyden.engine.optimizer_proxy import OptimizerProxy
 
 __all__ = ["IdleOptimizer", "OptimizerSet", "check_optimizers", "configured", "scheduler_entry"]
 
@@ -67,6 +68,15 @@ def configured(returned: Any) -> OptimizerSet:
     Raises:
         MisconfigurationException: for a form that is not one of those of Lightning 1.1.
     """
+    found = _read(returned)
+    # One that the user wrapped is wrapped again, with the run behind it.
+    found.optimizers = [
+        o.optimizer if isinstance(o, OptimizerProxy) else o for o in found.optimizers
+    ]
+    return found
+
+
+def _read(returned: Any) -> OptimizerSet:
     if returned is None:
         warn(
             "configure_optimizers returned None: this run trains without an optimizer, no "

@@ -167,6 +167,10 @@ class TrainerProperties(HardwareProperties):
         """The module of the last run; None before."""
         return self._run.model
 
+    @model.setter
+    def model(self, value: Any) -> None:
+        self._run.model = value
+
     lightning_module = model
 
     def get_model(self) -> Any:
@@ -177,6 +181,10 @@ class TrainerProperties(HardwareProperties):
     def datamodule(self) -> Any:
         """The data module of the last run, or None."""
         return self._run.datamodule
+
+    @datamodule.setter
+    def datamodule(self, value: Any) -> None:
+        self._run.datamodule = value
 
     @property
     def optimizers(self) -> list[Any]:

@@ -85,7 +85,8 @@ def training_step(
                 raise MisconfigurationException(
                     f"accumulate_grad_batches={settings.accumulate_grad_batches} and an overridden "
                     f"{name} do not go together, both decide when to step: use "
-                    "accumulate_grad_batches=1 or remove the override"
+                    "accumulate_grad_batches=1 or remove the override. It ensures optimizer_step "
+                    "or optimizer_zero_grad are called on every batch"
                 )
 
     def own_optimizer_step(optimizer: Any, index: int, closure: Callable[[], Any]) -> Any:

@@ -96,7 +96,7 @@ class Precision:
     ) -> Any:
         """Step ``optimizer``, or leave the step out where a gradient is infinite or NaN."""
         if closure is not None:
-            return optimizer.step(closure, **(arguments or {}))
+            return optimizer.step(closure=closure, **(arguments or {}))
         return optimizer.step(**(arguments or {}))
 
     def settle(self) -> None:

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from leyden.engine import Engine, TrainerEvents
+from leyden.engine.errors import MisconfigurationException
+from leyden.engine.optimizer_proxy import OptimizerProxy
 from leyden.engine.step import TrainingStep
+from leyden.optimizers import configured
 
 EVENTS = (
     TrainerEvents.OPTIMIZER_STEP_STARTED,
@@ -38,6 +41,22 @@ def test_it_is_the_optimizer_to_schedulers_and_isinstance() -> None:
     assert optimizer.param_groups[0]["lr"] == 0.05
     assert "SGD" in repr(proxy)
     assert pickle.loads(pickle.dumps(optimizer)).param_groups[0]["momentum"] == 0.9
+
+
+def test_one_made_by_hand_steps_the_optimizer_and_may_be_returned() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    wrapped = OptimizerProxy(optimizer)
+    assert isinstance(wrapped, OptimizerProxy) and isinstance(wrapped, torch.optim.SGD)
+    assert wrapped.state_dict() == optimizer.state_dict()
+    weight.grad = torch.ones(2)
+    wrapped.step()
+    assert weight.tolist() == [0.5, 0.5]
+    scheduler = torch.optim.lr_scheduler.StepLR(wrapped, 1, 0.1)
+    found = configured(([wrapped], [scheduler]))
+    assert found.optimizers == [optimizer] and type(found.optimizers[0]) is torch.optim.SGD
+    with pytest.raises(MisconfigurationException, match="accumulate_grad_batches=2 of one"):
+        OptimizerProxy(optimizer, accumulate_grad_batches=2)
 
 
 def test_step_moves_the_weights_fires_the_events_and_clears_the_gradients() -> None:

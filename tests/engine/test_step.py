@@ -9,7 +9,7 @@ import torch
 
 from leyden.engine import Engine, Events, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
-from leyden.engine.step import TrainingStep
+from leyden.engine.step import TrainingStep, takes_closure
 from leyden.handlers import Position
 
 BATCHES = 5
@@ -117,6 +117,33 @@ def test_of_several_evaluations_the_last_output_is_kept() -> None:
     )
     run.engine.run(data(), max_epochs=1)
     assert len(run.indices) > BATCHES and kept == [1] * BATCHES
+
+
+class Twice(torch.optim.SGD):
+    """Cannot do without the closure, and asks it twice."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        closure()
+        super().step()
+        return closure()
+
+
+class Deaf(torch.optim.SGD):
+    """Takes a closure and never looks at it."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step()
+
+
+def test_an_optimizer_of_the_users_own_is_given_the_closure() -> None:
+    run = Run(kind=Twice).run()
+    assert len(run.indices) == 2 * 2 * BATCHES and run.state.optimizer_steps == 2 * BATCHES
+
+
+def test_an_optimizer_that_does_not_look_at_the_closure_trains_all_the_same() -> None:
+    assert torch.equal(Run(kind=Deaf).run().weights, Run().run().weights)
+    assert not takes_closure(torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))]))
 
 
 def test_several_optimizers_take_turns_by_frequency() -> None:
