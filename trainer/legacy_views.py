@@ -132,6 +132,13 @@ class LoggerConnector(_Part):
     instead = "values are logged by self.log, and read from trainer.callback_metrics and its like"
 
     @property
+    def should_update_logs(self) -> bool:
+        """Whether what this batch logs is written: every ``log_every_n_steps`` steps."""
+        trainer = self.trainer
+        due = (trainer.global_step + 1) % trainer.log_every_n_steps == 0
+        return bool(due or trainer.should_stop)
+
+    @property
     def callback_metrics(self) -> Mapping[str, Any]:
         """The newest value of everything logged."""
         found: Mapping[str, Any] = self.trainer.callback_metrics

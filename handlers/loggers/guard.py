@@ -110,7 +110,10 @@ class LoggerGuard:
     def log_graph(self, model: Any, input_array: Any = None) -> None:
         """Record the model's graph; a failure is said once and not tried again."""
         try:
-            self.logger.log_graph(model, input_array)
+            if input_array is None:
+                self.logger.log_graph(model)
+            else:
+                self.logger.log_graph(model, input_array)
         except MISTAKES:
             raise
         except Exception as error:
@@ -147,9 +150,16 @@ class LoggerGuard:
             self.lost += 1
         self._kept.append((method, args))
 
+    def _call(self, method: str, args: tuple[Any, ...]) -> None:
+        if method == "log_metrics":
+            # By name, as Lightning 1.1 calls it: what stands in for a logger may look.
+            self.logger.log_metrics(metrics=args[0], step=args[1])
+        else:
+            getattr(self.logger, method)(*args)
+
     def _try(self, method: str, args: tuple[Any, ...]) -> bool:
         try:
-            getattr(self.logger, method)(*args)
+            self._call(method, args)
         except MISTAKES:
             raise
         except Exception as error:
@@ -199,7 +209,7 @@ class LoggerGuard:
                 kept, given = self._kept[0]
                 getattr(self.logger, kept)(*given)
                 self._kept.popleft()
-            getattr(self.logger, method)(*args)
+            self._call(method, args)
         except MISTAKES:
             raise
         except Exception as error:

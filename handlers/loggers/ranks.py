@@ -15,30 +15,59 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
 
 
-def is_rank_zero() -> bool:
-    """Tell whether this process is the one that writes.
+def rank() -> int:
+    """The rank of this process.
 
     The process group decides once there is one; before that the environment, so that a worker
     started by a launcher does not create directories while the group is still being made.
     """
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank() == 0
+        return distributed.get_rank()
     for name in _RANK_VARIABLES:
         value = os.environ.get(name)
         if value is not None:
-            return value.strip() in ("", "0")
-    return True
+            return 0 if value.strip() in ("", "0") else int(value) if value.isdecimal() else 1
+    return 0
 
 
-def rank_zero_only(function: _Function) -> _Function:
-    """Make a function do nothing, and return None, in every process but the one of rank 0."""
+def is_rank_zero() -> bool:
+    """Tell whether this process is the one that writes."""
+    return rank_zero_only.rank == 0
 
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs) if is_rank_zero() else None
 
-    return wrapped  # type: ignore[return-value]
+class _RankZeroOnly:
+    """Makes a function do nothing, and return None, in every process but the one of rank 0.
+
+    ``rank_zero_only.rank`` is the rank that it goes by, and can be set.
+    """
+
+    _set: int | None = None
+
+    def __call__(self, function: _Function) -> _Function:
+        """Decorate a function."""
+
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs) if is_rank_zero() else None
+
+        return wrapped  # type: ignore[return-value]
+
+    @property
+    def rank(self) -> int:
+        """The rank of this process, unless it was set."""
+        return rank() if self._set is None else self._set
+
+    @rank.setter
+    def rank(self, value: int | None) -> None:
+        self._set = value
+
+    @rank.deleter
+    def rank(self) -> None:
+        self._set = None
+
+
+rank_zero_only = _RankZeroOnly()
 
 
 def rank_zero_experiment(function: _Function) -> _Function:
