@@ -101,7 +101,7 @@ class LightningLoggerBase(ABC):
         if step is None or step != self._agg_step:
             self._finalize_agg_metrics()
         if step is None:
-            self.log_metrics(metrics, None)
+            self.log_metrics(metrics=metrics, step=None)
             return
         self._agg_step = step
         self._agg_metrics.append(metrics)
@@ -115,7 +115,7 @@ class LightningLoggerBase(ABC):
             merged = dict(gathered[0])
         else:
             merged = merge_dicts(gathered, self._agg_key_funcs, self._agg_default_func)
-        self.log_metrics(merged, step)
+        self.log_metrics(metrics=merged, step=step)
 
     def log_graph(self, model: Any, input_array: Any = None) -> None:  # noqa: B027
         """Record the model's graph; does nothing where a logger has no use for it."""
