@@ -139,14 +139,14 @@ def check_arguments(
             )
         if save_top_k < -1:
             raise MisconfiguredValue(
-                f"ModelCheckpoint(save_top_k={save_top_k}) is below -1: pass -1 (all), 0 (none), "
-                "or how many to keep"
+                f"ModelCheckpoint(save_top_k={save_top_k}) is below -1. Must be None or >= -1: "
+                "pass -1 (all), 0 (none), or how many to keep"
             )
         if monitor is None and save_top_k > 0:
             raise MisconfiguredValue(
-                f"ModelCheckpoint(save_top_k={save_top_k}) has no monitor to choose by: pass "
-                "monitor='<name of a "
-                "logged value>', or save_top_k=None (the last), -1 (all), 0 (none)"
+                f"ModelCheckpoint(save_top_k={save_top_k}, monitor=None) is not a valid choice: "
+                "there is no monitor to choose by. Pass monitor='<name of a logged value>', or "
+                "save_top_k=None (the last), -1 (all), 0 (none)"
             )
     if on_error not in ("raise", "warn"):
         raise MisconfiguredValue(

@@ -209,8 +209,8 @@ def _due(trainer: Any) -> bool:
 def _needs_logger(callback: Callback, trainer: Any) -> None:
     if not trainer.logger:
         raise MisconfiguredValue(
-            f"{type(callback).__name__} has no logger to write to: pass Trainer(logger=True) or a "
-            "logger, or remove the callback"
+            f"{type(callback).__name__} cannot be used with a Trainer that has no logger: pass "
+            "Trainer(logger=True) or a logger, or remove the callback"
         )
 
 
@@ -224,8 +224,8 @@ def _nvml() -> ModuleType:
         ) from error
     except Exception as error:  # NVMLError is no fixed class: each code makes its own
         raise MisconfigurationException(
-            f"GPUStatsMonitor finds no NVIDIA driver on this machine ({error}): remove the "
-            "callback here"
+            f"GPUStatsMonitor: the NVIDIA driver is not installed on this machine ({error}): "
+            "remove the callback here"
         ) from error
     return nvml
 

@@ -60,9 +60,8 @@ class LearningRateMonitor(Callback):
         """Name the schedulers."""
         if not trainer.logger:
             raise MisconfiguredValue(
-                "LearningRateMonitor has no logger to write to: pass Trainer(logger=True) or a "
-                "logger, "
-                "or remove the callback"
+                "LearningRateMonitor cannot be used with a `Trainer` that has no logger: pass "
+                "Trainer(logger=True) or a logger, or remove the callback"
             )
         schedulers = trainer.lr_schedulers
         if not schedulers:
@@ -75,8 +74,8 @@ class LearningRateMonitor(Callback):
         defaults = [entry["scheduler"].optimizer.defaults for entry in schedulers]
         if self.log_momentum and not all("momentum" in d or "betas" in d for d in defaults):
             warn(
-                "LearningRateMonitor(log_momentum=True): some optimizers have no momentum, 0 is "
-                "logged for them: leave log_momentum out to log rates alone",
+                "LearningRateMonitor(log_momentum=True): some optimizers do not have momentum, "
+                "0 is logged for them: leave log_momentum out to log rates alone",
                 RuntimeWarning,
             )
         self.lr_sch_names = scheduler_names(schedulers)

@@ -45,6 +45,7 @@ class ProgressBar(ProgressBarBase):
         self._redraw_at = 0.0
         self._clock: Callable[[], float] = time.time
         self._total: float = math.inf
+        self._main_open = False
         self._val_shown = 0  # validation batches that the main bar holds
         self.main_progress_bar: Any = None
         self.val_progress_bar: Any = None
@@ -196,6 +197,7 @@ class ProgressBar(ProgressBarBase):
 
     def _open_main(self) -> None:
         self.main_progress_bar = bar = self.init_train_tqdm()
+        self._main_open = True
         self._redraw_at = 0.0
         if hasattr(bar, "metrics") and not bar.disable:
             bar.metrics, self._clock = self._metrics, bar._time
@@ -203,7 +205,7 @@ class ProgressBar(ProgressBarBase):
     def on_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the bar again, for training and validation batches together."""
         super().on_epoch_start(trainer, pl_module)
-        if self.main_progress_bar is None:  # closed by an interrupt, after which the run went on
+        if not self._main_open:  # closed by an interrupt, after which the run went on
             self._open_main()
         self._begin(trainer)
 
@@ -372,9 +374,11 @@ class ProgressBar(ProgressBarBase):
         bar = getattr(self, name)
         if bar is None:
             return
-        setattr(self, name, None)
-        if name == "main_progress_bar" and not bar.disable:
-            bar.n = max(bar.n, self._train_batch_idx + self._val_shown)
+        # It stays to be read: bar.n and bar.total, as in Lightning 1.1.
+        if name == "main_progress_bar":
+            self._main_open = False
+            if not bar.disable:
+                bar.n = max(bar.n, self._train_batch_idx + self._val_shown)
         bar.close()
 
     def _should_update(self, done: int, total: float | None) -> bool:

@@ -279,7 +279,7 @@ class TrainerConfig:
             return "after every batch" if value == 1 else f"after every {value} batches"
         if math.isclose(value, 1.0):
             return "at the end of each training epoch"
-        return f"after every {value:g} of a training epoch"
+        return f"after every {value:g} of a training epoch" if value else "after every batch"
 
 
 CHECKS: dict[str, check.Check] = {
@@ -295,7 +295,7 @@ CHECKS: dict[str, check.Check] = {
     "auto_select_gpus": check.flag(),
     "tpu_cores": objects.cores,
     "log_gpu_memory": check.choice(None, "all", "min_max"),
-    "progress_bar_refresh_rate": check.count(0, none=1, advice="0 shows no progress bar"),
+    "progress_bar_refresh_rate": check.count(0, none=1, false=0, advice="0 shows no progress bar"),
     "overfit_batches": check.limit(none=None),
     "track_grad_norm": check.norm_order,
     "check_val_every_n_epoch": check.count(1, advice="limit_val_batches=0 switches validation off"),

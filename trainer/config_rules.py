@@ -194,14 +194,14 @@ def check_combinations(values: Values) -> None:
     # Under fast_dev_run nothing saves, whoever asked for it.
     if values["checkpoint_callback"] is False and savers and not values["fast_dev_run"]:
         raise MisconfiguredValue(
-            "checkpoint_callback=False, but callbacks has a ModelCheckpoint: "
+            "checkpoint_callback=False but found ModelCheckpoint in callbacks: "
             "take it out, or leave checkpoint_callback out"
         )
     bars = [c for c in listed if _is_a(c, "ProgressBarBase")]
     if len(bars) > 1:
         raise MisconfiguredValue(
-            f"callbacks has {len(bars)} progress bars "
-            f"({', '.join(type(b).__name__ for b in bars)}): pass one"
+            "You added multiple progress bar callbacks: callbacks has "
+            f"{len(bars)} progress bars ({', '.join(type(b).__name__ for b in bars)}): pass one"
         )
 
 

@@ -141,6 +141,7 @@ def count(
     minimum: int,
     *,
     none: int | None = None,
+    false: int | None = None,
     unlimited: int | None = None,
     optional: bool = False,
     advice: str = "",
@@ -150,6 +151,7 @@ def count(
     Args:
         minimum: smallest number allowed.
         none: what None means; refused if not given.
+        false: what False means; refused if not given.
         unlimited: the number that today's Lightning writes for None, if it does.
         optional: whether None is a value of its own.
         advice: what to do instead, for the message.
@@ -163,6 +165,8 @@ def count(
     def check(name: str, value: Any) -> int | None:
         if value is None and (optional or none is not None):
             return none
+        if value is False and false is not None:
+            return false
         number = _integer(name, value, allowed)
         if unlimited is not None and number == unlimited:
             return None
@@ -194,9 +198,12 @@ def limit(*, none: float | None = 1.0) -> Check:
 
 
 def interval(name: str, value: Any) -> float | int:
-    """Accept a share of the training epoch above 0.0, or a number of batches from 1 on."""
+    """Accept a share of the training epoch, or a number of batches from 1 on.
+
+    Source: Lightning 1.1, where a share of 0.0 is each batch.
+    """
     number = limit()(name, value)
-    if number == 0:
+    if number == 0 and not isinstance(number, float):
         refuse(
             MisconfiguredValue,
             name,

@@ -62,7 +62,8 @@ class Tuner:
         if settings.fast_dev_run:
             asked = [name for name in _SEARCHES if settings.given.get(name)]
             if asked:
-                _skipped(" and ".join(asked))
+                for name in asked:
+                    _skipped(_FINDERS[name])
             return {}
         found: dict[str, Any] = {}
         if settings.auto_scale_batch_size:
@@ -131,7 +132,7 @@ class Tuner:
                 loss that is not finite at the first step. Nothing is changed then.
         """
         if self._trainer._settings.fast_dev_run:
-            _skipped("the search for a learning rate")
+            _skipped(_FINDERS["auto_lr_find"])
             return None
         model = self._itself(model)
         verify(model, "fit")
@@ -209,7 +210,7 @@ class Tuner:
                 "train_dataloader() on the module or the data module, of self.batch_size"
             )
         if self._trainer._settings.fast_dev_run:
-            _skipped("the search for a batch size")
+            _skipped(_FINDERS["auto_scale_batch_size"])
             return None
         model = self._itself(model)
         verify(model, "fit")
@@ -392,6 +393,7 @@ class _Trial:
             return None
 
 
+_FINDERS = {"auto_scale_batch_size": "batch size scaler", "auto_lr_find": "learning rate finder"}
 _SEARCHES = ("auto_scale_batch_size", "auto_lr_find")
 
 
@@ -403,7 +405,10 @@ def _check_steps(steps: Any) -> None:
 
 
 def _skipped(what: str) -> None:
-    warn(f"fast_dev_run skips {what}: leave fast_dev_run out to tune", UserWarning)
+    warn(
+        f"Skipping {what} since fast_dev_run is enabled: leave fast_dev_run out to tune",
+        UserWarning,
+    )
 
 
 def _told(scaler: BatchSizeScaler) -> str:

@@ -81,7 +81,7 @@ def test_no_logger_no_scheduler_no_momentum(tmp_path: Path) -> None:
     with pytest.warns(RuntimeWarning, match="have no learning rate schedulers"):
         assert monitored(tmp_path, lambda o: [], epochs=1)[1] == []
     rough = torch.optim.Adagrad([torch.nn.Parameter(torch.zeros(1))])
-    with pytest.warns(RuntimeWarning, match="have no momentum, 0 is logged"):
+    with pytest.warns(RuntimeWarning, match="do not have momentum, 0 is logged"):
         rows = monitored(tmp_path, lambda o: [entry(rough)], 1, log_momentum=True)[1]
     assert rows[0][1]["lr-Adagrad-momentum"] == 0.0
 

@@ -137,7 +137,9 @@ def test_a_fit_in_a_terminal(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> N
     assert any(line.startswith("Epoch 0:  ") and "loss=0.5, acc=0.25" in line for line in lines)
     assert any(line.startswith("Validating: ") for line in lines)
     assert lines[-1].startswith("Epoch 1: 100%") and "6/6" in lines[-1]
-    assert all(getattr(bar, name) is None for name in ("main_progress_bar", "val_progress_bar"))
+    # Closed, and still there to be read.
+    assert bar.main_progress_bar.disable and bar.val_progress_bar.disable
+    assert (bar.main_progress_bar.n, bar.main_progress_bar.total) == (6, 6)
 
 
 def test_metrics_are_read_only_when_a_redraw_is_due(
@@ -312,7 +314,7 @@ def test_a_broken_run_closes_its_bar_at_the_last_value(monkeypatch: pytest.Monke
     engine = engine_with(bar, trainer, step)
     engine.add_event_handler(Events.EXCEPTION_RAISED, lambda engine, error: None)
     engine.run(range(4), max_epochs=1)
-    assert bar.main_progress_bar is None
+    assert bar.main_progress_bar.disable
     last = drawn(sys.stdout.getvalue())[-1]  # type: ignore[attr-defined]
     assert last.startswith("Epoch 0:") and "2/6" in last
     assert sys.stdout.getvalue().endswith("\n")  # type: ignore[attr-defined]
