@@ -63,8 +63,12 @@ class NanTermination(Handler):
 def first_bad(loss: Tensor | None, model: Any) -> str | None:
     """What is not finite: the loss, or the first such parameter by name; None if all is well."""
     if loss is not None and not bool(torch.isfinite(loss).all()):
-        return f"the loss is {loss.detach().cpu().tolist()}"
+        value = loss.detach().cpu().tolist()
+        return f"The loss returned in `training_step` is nan or inf: the loss is {value}"
     for name, parameter in [] if model is None else model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
-            return f"the parameter {name!r} holds NaN or infinity"
+            return (
+                f"Detected nan and/or inf values in `{name}`: the parameter {name!r} holds NaN or "
+                "infinity"
+            )
     return None

@@ -223,9 +223,11 @@ class ProgressBar(ProgressBarBase):
         if trainer.disable_validation or (trainer.current_epoch + 1) % every:
             return 0
         interval = getattr(trainer, "val_check_interval", 1.0)
+        if not math.isfinite(total):  # nobody knows how often
+            return math.inf
         if isinstance(interval, int) and not isinstance(interval, bool):
             times = total // interval if interval else 1
-        elif isinstance(interval, float) and interval < 1 and math.isfinite(total):
+        elif isinstance(interval, float) and interval < 1:
             times = total // max(1, int(total * interval))
         else:
             times = 1

@@ -120,9 +120,9 @@ class LRSchedulers(Handler):
                 self._step(entry, metrics[monitor])
             elif entry.get("strict", True):
                 raise MisconfigurationException(
-                    f"ReduceLROnPlateau is to watch {monitor!r}, which is not logged; there are "
-                    f"{sorted(metrics)}: log it with self.log({monitor!r}, ...), or set "
-                    "'strict': False"
+                    f"ReduceLROnPlateau conditioned on metric {monitor!r} which is not available. "
+                    f"Available metrics are: {sorted(metrics)}. Log it with self.log({monitor!r}, "
+                    "...), or set 'strict': False"
                 )
             elif self.warn is not None:
                 self.warn(

@@ -103,8 +103,9 @@ def _load_weights(run: Run, model: Any, ckpt_path: Any) -> None:
         ckpt_path = saver.best_model_path
         if not ckpt_path:
             raise MisconfigurationException(
-                "ckpt_path='best' needs a checkpoint, and none was saved: pass ckpt_path=None for "
-                "the weights as they are, or a file"
+                "ckpt_path='best' needs a checkpoint, and none was saved (its ModelCheckpoint may "
+                "be one that is not configured to save the best): pass ckpt_path=None for the "
+                "weights as they are, or a file"
             )
     checkpoint = load(ckpt_path, map_location="cpu", trust=run.trust_checkpoint)
     model.load_state_dict(checkpoint["state_dict"])

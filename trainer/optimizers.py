@@ -79,8 +79,8 @@ def configured(returned: Any) -> OptimizerSet:
 def _read(returned: Any) -> OptimizerSet:
     if returned is None:
         warn(
-            "configure_optimizers returned None: this run trains without an optimizer, no "
-            "parameter will change",
+            "configure_optimizers returned None: this run will run with no optimizer, no parameter "
+            "will change",
             UserWarning,
         )
         return OptimizerSet([IdleOptimizer()])
@@ -93,13 +93,14 @@ def _read(returned: Any) -> OptimizerSet:
             optimizers, schedulers = list(returned[0]), returned[1]
             entries = list(schedulers) if isinstance(schedulers, (list, tuple)) else [schedulers]
             check_optimizers(optimizers)
-            return OptimizerSet(optimizers, [scheduler_entry(item) for item in entries])
+            return _attached(OptimizerSet(optimizers, [scheduler_entry(item) for item in entries]))
         if all(isinstance(item, dict) for item in returned):
             return _from_dicts(returned)
         if all(isinstance(item, Optimizer) for item in returned):
             return OptimizerSet(list(returned))
     raise MisconfigurationException(
-        f"configure_optimizers returned {returned!r} ({type(returned).__name__}): return {FORMS}"
+        "Unknown configuration for model optimizers: configure_optimizers returned "
+        f"{returned!r} ({type(returned).__name__}): return {FORMS}"
     )
 
 
@@ -131,6 +132,19 @@ def _from_dicts(entries: Sequence[dict[str, Any]]) -> OptimizerSet:
                 f"the optimizer frequency {value!r} is no number of batches: pass an int, 1 or more"
             )
     found.frequencies = given if len(given) > 1 else []
+    return _attached(found)
+
+
+def _attached(found: OptimizerSet) -> OptimizerSet:
+    """Refuse a scheduler of an optimizer that is not among those that train."""
+    for entry in found.schedulers:
+        optimizer = getattr(entry["scheduler"], "optimizer", None)
+        if isinstance(optimizer, Optimizer) and all(optimizer is not o for o in found.optimizers):
+            raise MisconfigurationException(
+                f"the scheduler {type(entry['scheduler']).__name__} is attached to an optimizer "
+                "that wasn't returned by configure_optimizers, and would change nothing: return "
+                "that optimizer, or make the scheduler with the one that is returned"
+            )
     return found
 
 
@@ -150,14 +164,14 @@ def scheduler_entry(scheduler: Any, monitor: str | None = None) -> dict[str, Any
         unknown = [key for key in scheduler if key not in SCHEDULER_DEFAULTS]
         if unknown:
             warn(
-                f"the lr_scheduler dict has the unknown keys {unknown}, which are ignored: "
+                f"Found unsupported keys in the lr scheduler dict: {unknown} are ignored, "
                 f"it may hold {sorted(SCHEDULER_DEFAULTS)}",
                 RuntimeWarning,
             )
         if scheduler.get("scheduler") is None:
             raise MisconfigurationException(
-                f"the lr_scheduler dict {scheduler!r} holds no scheduler: put it under the key "
-                "'scheduler'"
+                f'The lr scheduler dict must have the key "scheduler", with the scheduler under '
+                f"it; this is {scheduler!r}"
             )
         entry = {**SCHEDULER_DEFAULTS, **scheduler}
     else:
@@ -183,7 +197,8 @@ def scheduler_entry(scheduler: Any, monitor: str | None = None) -> dict[str, Any
         entry["reduce_on_plateau"] = True
     if entry["reduce_on_plateau"] and entry["monitor"] is None:
         raise MisconfigurationException(
-            "ReduceLROnPlateau needs the name of the metric that it watches: return "
+            "`configure_optimizers` must include a monitor when a `ReduceLROnPlateau` scheduler is "
+            "used, the name of the metric that it watches: return "
             "{'optimizer': optimizer, 'lr_scheduler': scheduler, 'monitor': 'val_loss'}"
         )
     return entry

@@ -1,6 +1,7 @@
 """The progress bar: counters, what is drawn and when, plain lines, broken runs, cost."""
 
 import io
+import math
 import os
 import pickle
 import sys
@@ -113,6 +114,16 @@ def test_counters_of_a_subclass() -> None:
     for method in (bar.enable, bar.disable):
         with pytest.raises(TypeError, match="Own does not say how"):
             method()
+
+
+@pytest.mark.parametrize("interval", [50, 1.0])
+def test_an_epoch_of_unknown_length_has_no_total(interval: float) -> None:
+    bar = ProgressBar()
+    bar.on_train_start(
+        fake_trainer(num_training_batches=math.inf, val_check_interval=interval), None
+    )
+    assert bar.main_progress_bar.total is None
+    bar.close()
 
 
 def test_a_fit_in_a_terminal(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:

@@ -61,7 +61,7 @@ def test_a_plateau_reads_its_metric() -> None:
 
 
 def test_a_missing_metric_is_an_error_that_names_those_there_are() -> None:
-    with pytest.raises(MisconfigurationException, match=r"'score', which is not logged.*'other'"):
+    with pytest.raises(MisconfigurationException, match=r"'score' which is not available.*'other'"):
         plateau(True, {"other": 1.0})
 
 

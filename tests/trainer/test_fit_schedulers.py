@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import pytest
 import torch
 
 import leyden
+from leyden.exceptions import MisconfigurationException
+from leyden.optimizers import configured
 from tests.trainer.tiny import QUIET, Tiny, data
 
 
@@ -40,3 +43,13 @@ def test_plateau_takes_the_last_value_of_an_epoch_that_validates_inside() -> Non
     trainer = leyden.Trainer(max_epochs=4, val_check_interval=0.5, **QUIET)
     trainer.fit(model, data(), data())
     assert model.rates == [1.0, 1.0, 0.5, 0.25]
+
+
+def test_a_scheduler_of_an_optimizer_that_does_not_train_is_refused() -> None:
+    module = torch.nn.Linear(1, 1)
+    one, other = (torch.optim.SGD(module.parameters(), lr=0.1) for _ in range(2))
+    stray = torch.optim.lr_scheduler.StepLR(other, 1)
+    for returned in ([[one], [stray]], {"optimizer": one, "lr_scheduler": stray}):
+        with pytest.raises(MisconfigurationException, match="StepLR .* that wasn't returned"):
+            configured(returned)
+    assert len(configured([[one, other], [stray]]).schedulers) == 1
