@@ -106,7 +106,7 @@ def as_deployed(module: nn.Module) -> Iterator[None]:
     hidden: dict[nn.Module, dict[str, Any]] = {
         part: {
             name: part.__dict__.pop(name)
-            for name in ("trainer", "_recorder")
+            for name in ("trainer", "datamodule", "_recorder")
             if name in part.__dict__
         }
         for part in module.modules()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from leyden.datamodule import LightningDataModule
 from leyden.exceptions import MisconfigurationException
 from leyden.module import LightningModule
 
@@ -42,6 +43,7 @@ def test_torchscript(tmp_path: Path, method: str) -> None:
     model = Model()
     model.trainer = run = Run()
     model._recorder = run
+    model.datamodule = LightningDataModule()
     x = torch.ones(1, 2)
     compiled = model.to_torchscript(tmp_path / "m.pt", method=method, example_inputs=x)
     expected = model.layer(x)
@@ -50,7 +52,8 @@ def test_torchscript(tmp_path: Path, method: str) -> None:
     assert not compiled.training
     # The model is as before.
     assert model.training and not model.frozen.training
-    assert model.trainer is run and model._recorder is run
+    assert model.trainer is run and model._recorder is run and model.datamodule is not None
+    assert not hasattr(compiled, "datamodule")
     assert torch.is_grad_enabled()
 
 
