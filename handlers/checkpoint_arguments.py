@@ -109,7 +109,13 @@ class Triggers:
 
 
 def check_arguments(
-    filepath: Any, monitor: Any, save_last: Any, save_top_k: Any, dirpath: Any, on_error: Any
+    filepath: Any,
+    monitor: Any,
+    save_last: Any,
+    save_top_k: Any,
+    dirpath: Any,
+    filename: Any,
+    on_error: Any,
 ) -> None:
     """Refuse what makes no sense.
 
@@ -125,11 +131,11 @@ def check_arguments(
             raise MisconfiguredType(
                 f"ModelCheckpoint({name}={value!r}) is no path: pass a str or Path"
             )
-    if filepath and dirpath:
+    if filepath and (dirpath or filename):
+        other, value = ("dirpath", dirpath) if dirpath else ("filename", filename)
         raise MisconfiguredValue(
-            f"ModelCheckpoint(filepath={str(filepath)!r}, dirpath={str(dirpath)!r}) names the "
-            "directory twice: "
-            "pass dirpath and filename"
+            f"ModelCheckpoint(filepath={str(filepath)!r}, {other}={str(value)!r}) says twice where "
+            "files go: pass dirpath and filename"
         )
     if save_top_k is not None:
         if isinstance(save_top_k, bool) or not isinstance(save_top_k, int):
@@ -175,12 +181,10 @@ def split_filepath(
     if filepath:
         path = os.fspath(filepath)
         if not is_remote(path) and os.path.isdir(path):
-            dirpath, filename = path, filename
+            dirpath = path
         else:
             dirpath, _, filename = _absolute(path).rpartition("/" if is_remote(path) else os.sep)
-    if not dirpath:
-        return (None if dirpath is None else ""), filename
-    return _absolute(os.fspath(dirpath)), filename
+    return _absolute(os.fspath(dirpath)) if dirpath else None, filename or None
 
 
 def _absolute(path: str) -> str:

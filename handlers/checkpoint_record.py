@@ -53,7 +53,7 @@ class CheckpointRecord(Callback):
         self.triggers = Triggers.parse() if triggers is None else triggers
         self.monitor = monitor
         self.mode: Direction = resolve_mode("ModelCheckpoint", monitor, mode)
-        self.save_top_k = save_top_k
+        self.save_top_k = 1 if save_top_k is None and monitor is not None else save_top_k
         self.save_last = save_last
         self.dirpath = dirpath
         self.filename = filename
@@ -118,22 +118,36 @@ class CheckpointRecord(Callback):
         prefix: str = "",
     ) -> str:
         """Fill a template, as code that derives from Lightning 1.1's ModelCheckpoint does it."""
-        name = fill(filename, {**metrics, "epoch": epoch, "step": step})
+        name = fill(filename or cls._default_template(), {**metrics, "epoch": epoch, "step": step})
         return cls.CHECKPOINT_JOIN_CHAR.join(part for part in (prefix, name) if part)
+
+    @classmethod
+    def _default_template(cls) -> str:
+        return cls.CHECKPOINT_JOIN_CHAR.join(("{epoch}", "{step}"))
 
     def _path(self, name: str) -> str:
         name += self.FILE_EXTENSION
         return join(self.dirpath, name) if self.dirpath else name
 
-    def _free_path(
-        self, values: dict[str, Any], replaceable: Callable[[str], bool] = lambda path: False
-    ) -> str:
+    def _free_path(self, trainer: Any, values: dict[str, Any], dropped: str | None = None) -> str:
         """Find a name that no file has, or one of a file that may be written over."""
+        replaceable = self._replaceable(trainer, dropped)
 
         def named(version: int | None) -> str:
             return self.format_checkpoint_name(values["epoch"], values["step"], values, version)
 
-        return free_name(named, lambda path: exists(path) and not replaceable(path))
+        def taken(path: str) -> bool:
+            return self.file_exists(path, trainer) and not replaceable(path)
+
+        return free_name(named, taken)
+
+    def file_exists(self, filepath: str | os.PathLike[str], trainer: Any) -> bool:
+        """Whether there is such a file; a name that is taken gets a version."""
+        return exists(os.fspath(filepath))
+
+    def _del_model(self, filepath: str) -> None:
+        """Remove one file; code that derives from Lightning 1.1's class overrides it."""
+        remove(filepath)
 
     @property
     def known_paths(self) -> set[str]:
@@ -163,7 +177,7 @@ class CheckpointRecord(Callback):
             if in_use or not getattr(trainer, "is_global_zero", True) or not exists(path):
                 continue
             if path in self._written or is_own(path, getattr(trainer, "run_id", None)):
-                remove(path)
+                self._del_model(path)
                 self._written.discard(path)
             else:
                 log.info("not removed: %s is not a checkpoint of this run (any more)", path)
@@ -293,6 +307,7 @@ class CheckpointRecord(Callback):
         self.load_state_dict(checkpointed_state)
 
     def _filled(self, template: str | None, values: Mapping[str, Any]) -> str:
+        template = template or self._default_template()
         name = fill(template, values, insert_names=self.auto_insert_metric_name)
         return self.CHECKPOINT_JOIN_CHAR.join(part for part in (self.prefix, name) if part)
 

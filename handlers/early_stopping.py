@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -61,6 +61,8 @@ class EarlyStopping(Callback):
     order_reason: ClassVar[str] = (
         "after everything that logs or asks for a stop, before the checkpoint that holds its count"
     )
+    #: mode -> what a better score is to the best one.
+    mode_dict: ClassVar[dict[str, Callable[..., torch.Tensor]]] = {"min": torch.lt, "max": torch.gt}
     state_keys: ClassVar[tuple[str, ...]] = (
         "wait_count",
         "stopped_epoch",
@@ -124,15 +126,24 @@ class EarlyStopping(Callback):
         """Name of this callback's state in a checkpoint."""
         return self._state_key_of(monitor=self.monitor, mode=self.mode)
 
+    @property
+    def monitor_op(self) -> Callable[..., torch.Tensor]:
+        """``torch.lt`` or ``torch.gt``: what a better score is to the best one."""
+        return self.mode_dict[self.mode]
+
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Check after a validation run."""
         if not getattr(trainer, "running_sanity_check", False):
-            self.check(trainer)
+            self._run_early_stopping_check(trainer, pl_module)
 
     def on_train_epoch_metrics(self, trainer: Any, pl_module: Any) -> None:
         """Check after a training epoch where nothing is validated."""
         if not getattr(trainer, "enable_validation", False):
-            self.check(trainer)
+            self.on_validation_end(trainer, pl_module)
+
+    def _run_early_stopping_check(self, trainer: Any, pl_module: Any) -> None:
+        # The name by which classes that derive from Lightning 1.1's check at other moments.
+        self.check(trainer)
 
     def check(self, trainer: Any) -> None:
         """Look at the value once; sets ``trainer.should_stop`` when the training is to end.
@@ -143,8 +154,7 @@ class EarlyStopping(Callback):
         if getattr(trainer, "fast_dev_run", False):
             return
         metrics = trainer.callback_metrics
-        if self.monitor not in metrics:
-            self._missing(metrics)
+        if not self._validate_condition_metric(metrics):
             return
         reason = self._judge(score_of(metrics[self.monitor]))
         if reason:
@@ -197,10 +207,13 @@ class EarlyStopping(Callback):
     def _beats(self, value: float, other: float) -> bool:
         return value < other if self.mode == "min" else value > other
 
-    def _missing(self, metrics: Mapping[str, Any]) -> None:
+    def _validate_condition_metric(self, logs: Mapping[str, Any]) -> bool:
+        """Whether the value was logged; an error where it has to be."""
+        if self.monitor in logs:
+            return True
         text = (
             f"EarlyStopping(monitor={self.monitor!r}) found no such value; logged are: "
-            f"{listed(metrics)}. "
+            f"{listed(logs)}. "
             f"Call self.log({self.monitor!r}, value) in the module, pass one of those names, or "
             "strict=False"
         )
@@ -208,3 +221,4 @@ class EarlyStopping(Callback):
             raise RuntimeError(text)
         if self.verbose:
             warn(text, RuntimeWarning)
+        return False

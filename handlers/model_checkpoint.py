@@ -84,6 +84,8 @@ class ModelCheckpoint(CheckpointRecord):
         best_k_models: score by path of the files that are kept.
         kth_best_model_path, kth_value: the worst of them.
         current_score: score of the last file saved.
+        save_function: called with path and ``save_weights_only`` to write a file; the Trainer's
+            ``save_checkpoint`` from the start of training on, unless another was put there.
     """
 
     order: ClassVar[float] = Order.CHECKPOINT
@@ -114,7 +116,7 @@ class ModelCheckpoint(CheckpointRecord):
         asynchronous: bool = False,
         on_error: Literal["raise", "warn"] = "raise",
     ) -> None:
-        check_arguments(filepath, monitor, save_last, save_top_k, dirpath, on_error)
+        check_arguments(filepath, monitor, save_last, save_top_k, dirpath, filename, on_error)
         tell_deprecated(filepath, prefix, mode)
         directory, template = split_filepath(filepath, dirpath, filename)
         super().__init__(
@@ -134,10 +136,12 @@ class ModelCheckpoint(CheckpointRecord):
         self.save_weights_only = save_weights_only
         self.save_on_train_epoch_end = save_on_train_epoch_end
         self.save_on_exception = save_on_exception
+        self.save_function: Callable[..., None] | None = None
         self.asynchronous = asynchronous
         self.on_error = on_error
         self._failed = False
         self._unheard = False
+        self._step: int | None = None  # the one to save for, where the counter has passed it
         self._warned: set[str] = set()
         self._writer: Any = None
         self._pending = False  # the writer has a file of ours
@@ -163,6 +167,7 @@ class ModelCheckpoint(CheckpointRecord):
     def on_pretrain_routine_start(self, trainer: Any, pl_module: Any) -> None:
         """Settle where the files go: a directory that cannot be made fails before training."""
         self._due = False  # what is restored comes later
+        self.save_function = trainer.save_checkpoint
         if not self.dirpath:
             self.dirpath = default_directory(trainer)
         writes = not getattr(trainer, "fast_dev_run", False) and getattr(
@@ -190,17 +195,17 @@ class ModelCheckpoint(CheckpointRecord):
         if self.save_on_train_epoch_end is None and not getattr(
             trainer, "enable_validation", False
         ):
-            self.save_checkpoint(trainer, pl_module)
+            self.on_validation_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Save what the last save does not hold, and wait for a writer."""
-        if (
-            not self._failed
-            and (self.triggers.epochs or self._due)
-            and self.save_on_train_epoch_end is not False
-        ):
+        if not self._failed and self.save_on_train_epoch_end is not False:
             # The counter has passed the last batch by now; names carry the step seen in its hooks.
-            self._save_if_epoch_due(trainer, trainer.global_step - 1)
+            step = trainer.global_step - 1
+            if self._is_replaced:
+                self._save_as_replaced(trainer, pl_module, step)
+            elif self.triggers.epochs or self._due:
+                self._save_if_epoch_due(trainer, step)
         self._settle(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -212,9 +217,26 @@ class ModelCheckpoint(CheckpointRecord):
         # Where one of several processes is lost, its part of the state is, too.
         lost = getattr(getattr(trainer, "strategy", None), "broken", False)
         if self.save_on_exception and not lost and not self._is_of_a_save(exception):
-            steps = getattr(trainer, "optimizer_steps", trainer.global_step)
-            self._save_if_epoch_due(trainer, steps - 1)
+            step = getattr(trainer, "optimizer_steps", trainer.global_step) - 1
+            if self._is_replaced:
+                self._save_as_replaced(trainer, pl_module, step)
+            else:
+                self._save_if_epoch_due(trainer, step)
         self._settle(trainer)
+
+    @property
+    def _is_replaced(self) -> bool:
+        """Whether a subclass says itself what is done after a validation run, or when to save."""
+        cls, names = type(self), ("on_validation_end", "save_checkpoint")
+        return any(getattr(cls, name) is not getattr(ModelCheckpoint, name) for name in names)
+
+    def _save_as_replaced(self, trainer: Any, pl_module: Any, step: int) -> None:
+        # Lightning 1.1 calls this hook, and only it, at the end of training too.
+        self._step = step
+        try:
+            self.on_validation_end(trainer, pl_module)
+        finally:
+            self._step = None
 
     def _is_of_a_save(self, exception: BaseException) -> bool:
         """Whether a checkpoint could not be written or chosen: the next one could not either."""
@@ -225,7 +247,8 @@ class ModelCheckpoint(CheckpointRecord):
     def save_checkpoint(self, trainer: Any, pl_module: Any = None) -> None:
         """Save now, if this epoch is one to save in and this step was not saved before."""
         if self.triggers.epochs:
-            self._save_if_epoch_due(trainer, trainer.global_step)
+            step = trainer.global_step if self._step is None else self._step
+            self._save_if_epoch_due(trainer, step)
 
     def _batch_over(self, engine: Engine) -> None:
         state: Any = engine.state
@@ -347,7 +370,7 @@ class ModelCheckpoint(CheckpointRecord):
             score = worst(self.mode)
         full = self.save_top_k != -1 and len(self.best_k_models) == self.save_top_k
         dropped = self.kth_best_model_path if full else None
-        path = self._free_path(values, self._replaceable(trainer, dropped))
+        path = self._free_path(trainer, values, dropped)
         if dropped is not None:
             del self.best_k_models[dropped]
         self.best_k_models[path] = self.current_score = score
@@ -360,14 +383,14 @@ class ModelCheckpoint(CheckpointRecord):
 
     def _save_beside(self, trainer: Any, values: dict[str, Any]) -> None:
         # What is logged may be of an earlier moment: nothing is chosen by it, and nothing goes.
-        path = self._free_path(values, self._replaceable(trainer))
+        path = self._free_path(trainer, values)
         self._write(trainer, path, None, more=bool(self.save_last))
 
     def _save_newest(self, trainer: Any, values: dict[str, Any]) -> None:
         if self.save_last:
             path = self._path(self._filled(self.CHECKPOINT_NAME_LAST, values))
         else:
-            path = self._free_path(values, self._replaceable(trainer))
+            path = self._free_path(trainer, values)
         old = self.last_model_path
         self.last_model_path = path
         keeps_all = self.save_top_k == -1 and not self.save_last
@@ -390,10 +413,18 @@ class ModelCheckpoint(CheckpointRecord):
         if self.asynchronous:
             self._write_later(trainer, path)
         else:
-            trainer.save_checkpoint(path, self.save_weights_only)
+            self._save_model(path, trainer, getattr(trainer, "lightning_module", None))
             self._remove_superseded(trainer)
         if self.verbose:
             log.info("saved %s", path)
+
+    def _save_model(self, filepath: str, trainer: Any, pl_module: Any) -> None:
+        """Write one file; code that derives from Lightning 1.1's class overrides it."""
+        (self.save_function or trainer.save_checkpoint)(filepath, self.save_weights_only)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # It is bound to a Trainer: the next run of a copy brings its own.
+        return {**super().__getstate__(), "save_function": None}
 
     def _write_later(self, trainer: Any, path: str) -> None:
         from leyden.handlers.checkpoint_async import AsyncWriter

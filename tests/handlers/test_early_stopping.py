@@ -153,3 +153,40 @@ def test_an_unknown_mode_is_auto_with_a_warning() -> None:
         key: EarlyStopping(key).mode for key in ("val_acc", "fmeasure_1", "loss", "a_fmeasure")
     }
     assert modes == {"val_acc": "max", "fmeasure_1": "max", "loss": "min", "a_fmeasure": "min"}
+
+
+def test_a_derived_class_checks_at_another_moment(tmp_path: Path) -> None:
+    # What Lightning 1.1's documentation shows for stopping at the ends of training epochs.
+    class AtTrainEpochEnd(EarlyStopping):
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            pass
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            self._run_early_stopping_check(trainer, pl_module)
+
+    stopping = AtTrainEpochEnd("t", mode="min", patience=2)
+    run = Run(tmp_path, [stopping], scores=[1.0] * 6)
+    run.callback_metrics["t"] = torch.tensor(1.0)
+    run.fit(6)
+    assert run.should_stop and (stopping.stopped_epoch, stopping.wait_count) == (2, 2)
+
+
+def test_a_derived_class_sees_each_check_and_what_was_logged(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    class Watches(EarlyStopping):
+        def _run_early_stopping_check(self, trainer: Any, pl_module: Any) -> None:
+            seen.append(trainer.current_epoch)
+            super()._run_early_stopping_check(trainer, pl_module)
+
+        def _validate_condition_metric(self, logs: Any) -> bool:
+            seen.append(sorted(logs))
+            return super()._validate_condition_metric(logs)
+
+    Run(tmp_path, [Watches("score", mode="min")], scores=[1.0, 2.0]).fit(2)
+    assert seen == [0, ["score"], 1, ["score"]]
+
+
+def test_the_comparison_is_an_attribute() -> None:
+    assert EarlyStopping("loss", mode="min").monitor_op is torch.lt
+    assert EarlyStopping("acc", mode="max").monitor_op is torch.gt

@@ -1,5 +1,6 @@
 """ModelCheckpoint: which files there are, what they are called, and what it knows of them."""
 
+import copy
 import errno
 import os
 from datetime import timedelta
@@ -340,3 +341,106 @@ def test_the_name_by_which_derived_classes_fill_a_template() -> None:
     assert named("", 3, 2, {}) == "epoch=3-step=2"
     assert named(None, 3, 2, {}, prefix="test") == "test-epoch=3-step=2"
     assert named("{epoch:03d}-{acc}", 3, 2, {"acc": 0.03}) == "epoch=003-acc=0.03"
+
+
+# ------------------------------------------------------------------ what derived classes replace
+
+
+class Watched(ModelCheckpoint):
+    """Notes what is written and removed, on the way that Lightning 1.1 has for it."""
+
+    CHECKPOINT_JOIN_CHAR = "_"
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.seen: list[str] = []
+
+    def _save_model(self, filepath: str, trainer: Any, pl_module: Any) -> None:
+        self.seen.append(f"save {os.path.basename(filepath)}")
+        super()._save_model(filepath, trainer, pl_module)
+
+    def _del_model(self, filepath: str) -> None:
+        self.seen.append(f"remove {os.path.basename(filepath)}")
+        super()._del_model(filepath)
+
+
+def test_a_derived_class_sees_what_is_written_and_removed(tmp_path: Path) -> None:
+    checkpoint = Watched(dirpath=tmp_path, monitor="score", mode="min")
+    Run(tmp_path, [checkpoint], scores=[3.0, 2.0]).fit(2)
+    first, second = "epoch=0_step=3.ckpt", "epoch=1_step=7.ckpt"
+    assert checkpoint.seen == [f"save {first}", f"save {second}", f"remove {first}"]
+
+
+def test_another_save_function_writes_the_files(tmp_path: Path) -> None:
+    written = []
+
+    class Uploads(ModelCheckpoint):
+        def on_pretrain_routine_start(self, trainer: Any, pl_module: Any) -> None:
+            super().on_pretrain_routine_start(trainer, pl_module)
+            write = self.save_function
+            assert write == trainer.save_checkpoint
+
+            def save(path: str, weights_only: bool) -> None:
+                written.append((os.path.basename(path), weights_only))
+                write(path, weights_only)
+
+            self.save_function = save
+
+    checkpoint = Uploads(dirpath=tmp_path, save_weights_only=True)
+    assert checkpoint.save_function is None
+    Run(tmp_path, [checkpoint]).fit(1)
+    assert written == [("epoch=0-step=3.ckpt", True)] and names(tmp_path) == [written[0][0]]
+    assert copy.copy(checkpoint).save_function is None  # it would take the run along
+
+
+def test_a_derived_class_says_which_names_are_taken(tmp_path: Path) -> None:
+    class Overwrites(ModelCheckpoint):
+        def file_exists(self, filepath: str | os.PathLike[str], trainer: Any) -> bool:
+            assert super().file_exists(filepath, trainer) == os.path.exists(filepath)
+            return False
+
+    checkpoint = Overwrites(dirpath=tmp_path, monitor="score", save_top_k=-1, filename="m")
+    Run(tmp_path, [checkpoint], scores=[3.0, 2.0]).fit(2)
+    assert names(tmp_path) == ["m.ckpt"]
+
+
+@pytest.mark.parametrize("scores", [[3.0, 2.0], None])
+def test_a_derived_class_that_saves_elsewhere_is_not_overruled(
+    tmp_path: Path, scores: list[float] | None
+) -> None:
+    calls = []
+
+    class Never(ModelCheckpoint):
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            calls.append(trainer.current_epoch)
+
+    run = Run(tmp_path, [Never(dirpath=tmp_path)], scores=scores)
+    run.on_batch = lambda run: fail_in_epoch(run, 2)
+    with pytest.raises(ValueError, match="on purpose"):
+        run.fit(3)
+    assert names(tmp_path) == [] and calls == [0, 1, 2]  # the last one because it failed
+
+
+def test_an_overridden_save_ends_with_the_step_of_the_last_batch(tmp_path: Path) -> None:
+    calls = []
+
+    class Saves(ModelCheckpoint):
+        def save_checkpoint(self, trainer: Any, pl_module: Any = None) -> None:
+            calls.append(trainer.current_epoch)
+            if trainer.current_epoch:
+                super().save_checkpoint(trainer, pl_module)
+
+    Run(tmp_path, [Saves(dirpath=tmp_path)]).fit(2)
+    assert names(tmp_path) == ["epoch=1-step=7.ckpt"] and calls == [0, 1, 1]
+
+
+def fail_in_epoch(run: Run, epoch: int) -> None:
+    """Fail at once when this epoch begins."""
+    if run.current_epoch == epoch:
+        raise ValueError("on purpose")
+
+
+def test_what_is_not_said_is_settled_when_it_is_made(tmp_path: Path) -> None:
+    assert best(tmp_path).save_top_k == 1 and ModelCheckpoint().save_top_k is None
+    empty = ModelCheckpoint(dirpath="", filename="")
+    assert empty.dirpath is None and empty.filename is None
