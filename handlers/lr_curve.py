@@ -17,9 +17,13 @@ class LRCurve:
         loss: the smoothed loss at each of them.
         mode: ``"exponential"`` or ``"linear"``: how the rates grow.
 
+        lr_min: the rate that the search began with; None: the lowest that was tried.
+        lr_max: the rate that it would have ended with; None: the highest that was tried.
+        num_training: how many steps it was to take; None: as many as there are rates.
+
     Attributes:
         results: ``{"lr": [...], "loss": [...]}``, of equal length.
-        mode: as given.
+        mode, lr_min, lr_max, num_training: as given.
 
     Example:
         >>> curve = LRCurve([0.1, 0.2, 0.4, 0.8], [5.0, 4.0, 1.0, 9.0])
@@ -28,12 +32,23 @@ class LRCurve:
     """
 
     def __init__(
-        self, lr: Sequence[float], loss: Sequence[float], mode: str = "exponential"
+        self,
+        lr: Sequence[float],
+        loss: Sequence[float],
+        mode: str = "exponential",
+        *,
+        lr_min: float | None = None,
+        lr_max: float | None = None,
+        num_training: int | None = None,
     ) -> None:
         if len(lr) != len(loss):
             raise ValueError(f"{len(lr)} rates and {len(loss)} losses: give one loss for each rate")
         self.results: dict[str, list[float]] = {"lr": list(lr), "loss": list(loss)}
         self.mode = mode
+        self.lr_min = min(lr, default=None) if lr_min is None else lr_min
+        self.lr_max = max(lr, default=None) if lr_max is None else lr_max
+        self.num_training = len(lr) if num_training is None else num_training
+        self._optimal_idx: int | None = None
 
     def suggestion(self, skip_begin: int = 10, skip_end: int = 1) -> float | None:
         """Return the rate at which the loss falls most steeply.
@@ -51,7 +66,7 @@ class LRCurve:
         Source: Lightning 1.1; differently, losses that are not finite do not shift the rest, and
         ``skip_end=0`` leaves none out.
         """
-        found = steepest(self.results["loss"], skip_begin, skip_end)
+        found = self._optimal_idx = steepest(self.results["loss"], skip_begin, skip_end)
         if found is None:
             warn(
                 f"no learning rate to suggest: of {len(self.results['loss'])} losses, less "

@@ -121,7 +121,14 @@ class LRFinder(Handler):
     @property
     def curve(self) -> LRCurve:
         """What was measured so far."""
-        return LRCurve(self.rates, self.losses, self.mode)
+        return LRCurve(
+            self.rates,
+            self.losses,
+            self.mode,
+            lr_min=self.min_lr,
+            lr_max=self.max_lr,
+            num_training=self.num_training,
+        )
 
     def attach(self, engine: Engine) -> None:
         self.listen(engine, Events.STARTED, self.begin)

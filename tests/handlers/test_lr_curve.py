@@ -86,3 +86,11 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'leyden\[plot\]'"):
         LRCurve(RATES, RATES).plot()
+
+
+def test_a_curve_knows_what_was_searched_and_where_its_suggestion_is() -> None:
+    curve = LRCurve(RATES, [5.0, 4.0, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5], lr_max=1.0)
+    assert (curve.lr_min, curve.lr_max, curve.num_training) == (RATES[0], 1.0, len(RATES))
+    assert curve._optimal_idx is None
+    curve.suggestion(skip_begin=0)
+    assert curve._optimal_idx == 1
