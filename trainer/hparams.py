@@ -9,6 +9,8 @@ from dataclasses import fields, is_dataclass
 from types import FrameType
 from typing import Any, cast
 
+from leyden.handlers.deprecation import deprecated
+
 __all__ = ["AttributeDict", "HyperParameters"]
 
 
@@ -44,8 +46,9 @@ class AttributeDict(dict[str, Any]):
     def __repr__(self) -> str:
         if not self:
             return ""
-        width = max(len(str(key)) for key in self) + 1
-        return "\n".join(f"{str(key) + ':':<{width}} {value}" for key, value in self.items())
+        quoted = {f'"{key}":': self[key] for key in sorted(self, key=str)}
+        width = max(map(len, quoted))
+        return "\n".join(f"{key:<{width}} {value}" for key, value in quoted.items())
 
     def copy(self) -> "AttributeDict":
         """Return a shallow copy, an AttributeDict as well."""
@@ -211,6 +214,7 @@ def _assign(owner: Any, value: Any) -> None:
     What was there stays, and so do the initial ones: only what a module was made with goes to
     loggers. Source: Lightning 1.1.
     """
+    deprecated("self.hparams = ...", since="1.1", instead="call self.save_hyperparameters()")
     _add(owner, _to_hparams(value))
     owner._hparams_name = _argument_in_stack(owner, value) or owner._hparams_name
     if "_hparams_initial" not in owner.__dict__:

@@ -135,10 +135,12 @@ def test_assigning_hparams_finds_the_argument() -> None:
             super().__init__()
             self.hparams = hp
 
-    model = Assigns(argparse.Namespace(x=1))
+    with pytest.warns(DeprecationWarning, match=r"self.hparams = .*save_hyperparameters\(\)"):
+        model = Assigns(argparse.Namespace(x=1))
     assert dict(model.hparams) == {"x": 1} and model._hparams_name == "hp"
     # Later on it adds; what the module was made with stays what loggers get.
-    model.hparams = {"y": 2}
+    with pytest.warns(DeprecationWarning, match="self.hparams = "):
+        model.hparams = {"y": 2}
     assert dict(model.hparams) == {"x": 1, "y": 2} and model._hparams_name == "hp"
     assert dict(model.hparams_initial) == {"x": 1}
 
@@ -185,7 +187,7 @@ def test_attribute_dict() -> None:
     hparams.depth = 2
     del hparams.rate
     assert hparams == {"width": 3, "depth": 2}
-    assert repr(hparams) == "width: 3\ndepth: 2"
+    assert repr(hparams) == '"depth": 2\n"width": 3' and repr(AttributeDict()) == ""
     for name, message in (
         ("widht", "did you mean 'width'"),
         ("zzz", r"there are \['depth', 'width'\]"),
