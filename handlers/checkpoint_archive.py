@@ -139,7 +139,7 @@ def verify(path: str | os.PathLike[str]) -> bool:
 
 
 def load(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | IO[bytes],
     *,
     map_location: Any = None,
     trust: bool = False,
@@ -152,7 +152,7 @@ def load(
     be installed and nothing of it runs.
 
     Args:
-        path: Where from.
+        path: Where from; an open file is read from where it stands.
         map_location: As in ``torch.load``.
         trust: Read the file even if that runs code from it. Say so only of files whose author you
             know.
@@ -296,7 +296,14 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _open(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def _open(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[IO[bytes]]:
+    if not isinstance(path, (str, os.PathLike)):
+        # An open file may be a stream, and the reader seeks.
+        with tempfile.TemporaryFile() as local:
+            shutil.copyfileobj(path, local, 1 << 20)
+            local.seek(0)
+            yield local
+        return
     if not is_remote(path):
         with open(path, "rb") as file:
             yield file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import IO, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -34,9 +34,11 @@ _FILES, _ORDER = "leyden_files", "leyden_order"
 _MODEL, _OPTIMIZERS, _GRADIENTS = "state_dict", "optimizer_states", "gradients"
 
 
-def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether a checkpoint is a directory."""
-    return sharded_files.is_sharded(path)
+def is_folder(
+    path: str | os.PathLike[str] | IO[bytes],
+) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether a checkpoint is a directory; an open file is none."""
+    return isinstance(path, (str, os.PathLike)) and sharded_files.is_sharded(path)
 
 
 def split(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -175,7 +177,7 @@ def verify(path: str | os.PathLike[str]) -> bool:
 
 
 def load(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | IO[bytes],
     *,
     into: Mapping[str, Tensor] | None = None,
     check: bool = True,

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 from leyden.handlers.config_containers import is_container, packed
 from leyden.hparams import AttributeDict
@@ -16,7 +16,7 @@ _Module = TypeVar("_Module")
 
 def load_module(
     cls: type[_Module],
-    path: str | Path,
+    path: str | Path | IO[bytes],
     map_location: Any,
     hparams_file: str | Path | None,
     strict: bool,
@@ -49,6 +49,7 @@ def load_module(
         containers = (checkpoint.get("leyden") or {}).get("omegaconf")
         if containers:
             checkpoint["hyper_parameters"] = packed(checkpoint["hyper_parameters"], containers)
+    checkpoint.setdefault("hyper_parameters", {})  # on_load_checkpoint may look for it
     module: Any = cls(**_arguments(cls, checkpoint, given))
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"], strict=strict)

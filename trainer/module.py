@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import IO, Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -419,7 +419,7 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
     @classmethod
     def load_from_checkpoint(
         cls: type[_Self],
-        checkpoint_path: str | Path,
+        checkpoint_path: str | Path | IO[bytes],
         map_location: Any = None,
         hparams_file: str | Path | None = None,
         strict: bool = True,
@@ -429,7 +429,7 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
         """Build the module with the hyper-parameters of a checkpoint, and load its weights.
 
         Args:
-            checkpoint_path: The file.
+            checkpoint_path: The file, or one that is open.
             map_location: Where its tensors go, as in ``torch.load``; None: to the CPU.
             hparams_file: A ``.yaml``, ``.yml`` or ``.csv`` file; its hyper-parameters replace those
                 saved.

@@ -1,6 +1,7 @@
 """load_from_checkpoint."""
 
 import argparse
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from leyden.handlers import checkpoint_io
 from leyden.module import LightningModule
 
 
@@ -149,3 +151,24 @@ def test_map_location(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="meta tensor"):
         Looks.load_from_checkpoint(path, map_location="meta", width=3)
     assert seen == ["cpu", "meta"]
+
+
+def test_an_open_file_is_read_too(tmp_path: Path) -> None:
+    module = Sized(3)
+    path = saved(tmp_path, module)
+    with path.open("rb") as file:
+        from_file = Sized.load_from_checkpoint(file)
+    for loaded in (from_file, Sized.load_from_checkpoint(io.BytesIO(path.read_bytes()))):
+        assert torch.equal(loaded.layer.weight, module.layer.weight)
+        assert dict(loaded.hparams) == dict(module.hparams)
+    with pytest.raises(checkpoint_io.DamagedCheckpoint):
+        Sized.load_from_checkpoint(io.BytesIO(path.read_bytes()[:-100]))
+
+
+def test_the_hook_finds_hyper_parameters_in_any_file(tmp_path: Path) -> None:
+    class Looks(Plain):
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            self.found = checkpoint["hyper_parameters"]
+
+    path = saved(tmp_path, Plain(2))
+    assert Looks.load_from_checkpoint(path, width=2).found == {}
