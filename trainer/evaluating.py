@@ -1,6 +1,7 @@
 """Test, validation and prediction on their own, outside of fit."""
 
 import pprint
+import warnings
 from itertools import zip_longest
 from typing import Any
 
@@ -10,6 +11,7 @@ from leyden.engine import TrainerEvents
 from leyden.engine.errors import MisconfigurationException
 from leyden.loaders import LOADERS
 from leyden.module import LightningModule
+from leyden.overrides import overrides
 from leyden.placing import place
 from leyden.run import Run
 from leyden.states import TrainerState
@@ -35,12 +37,16 @@ def evaluate_alone(
     run.loaders.provide(model, datamodule, **{LOADERS[stage]: loaders})
     run.datamodule = datamodule
     with run.running(model, stage):
-        if run.loaders.source(LOADERS[stage], LightningModule) is None:
+        has_data = run.loaders.source(LOADERS[stage], LightningModule) is not None
+        idle = stage == "test" and _is_idle(model, has_data)
+        if not has_data and not idle:
             raise MisconfigurationException(
                 f"{stage} has no data: pass a loader, or define {LOADERS[stage]}() on "
                 f"{type(model).__name__} or on a data module"
             )
-        if not given and ckpt_path is not None:
+        if not given and ckpt_path is None:
+            run.tested_path = None
+        elif not given:
             _load_weights(run, model, ckpt_path)
         run.prepare_data()
         run.setup(stage)
@@ -48,9 +54,10 @@ def evaluate_alone(
         run.prepare_precision()
         run.bind()
         run.engine.fire_event(TrainerEvents.FIT_STARTED)
-        run.loaders.request_evaluation(stage, LightningModule, run.settings)
+        if not idle:
+            run.loaders.request_evaluation(stage, LightningModule, run.settings)
         results: Any = [] if stage == "predict" else 1
-        if sum(run.loaders.num_batches[stage]):
+        if not idle and any(run.loaders.num_batches[stage]):
             results = run.evaluate(stage, stage)
         if stage == "predict" and run.strategy.world_size > 1:
             results = merged(run, results)
@@ -65,6 +72,20 @@ def evaluate_alone(
     if shows and isinstance(results, list):
         _show(stage, results)
     return results
+
+
+def _is_idle(model: Any, has_data: bool) -> bool:
+    """Whether a test has nothing to run or nothing to run on; Lightning 1.1 lets it pass."""
+    has_step = overrides(model, "test_step", LightningModule)
+    if has_step and has_data:
+        return False
+    missing = ["test_step"] * (not has_step) + ["test data"] * (not has_data)
+    warnings.warn(
+        f"{type(model).__name__} has no {' and no '.join(missing)}: nothing is tested",
+        UserWarning,
+        stacklevel=4,
+    )
+    return True
 
 
 def merged(run: Run, results: list[Any]) -> list[Any]:

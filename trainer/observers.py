@@ -203,6 +203,8 @@ def change(name: str, value: Any, settings: Settings, run: Run) -> None:
             then.
     """
     running = run.stage is not None
+    if settings.keeps(name, value):
+        return
     checked = settings.check(name, value, running=running)
     if name == "callbacks":
         _change_callbacks(checked, settings, run)

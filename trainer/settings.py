@@ -84,6 +84,12 @@ class Settings:
         """How ``val_check_interval`` is understood, in words."""
         return TrainerConfig(val_check_interval=self.val_check_interval).val_check_meaning
 
+    def keeps(self, name: str, value: Any) -> bool:
+        """Whether an argument that cannot be changed is set to what it is."""
+        here = self.__dict__.get(name)
+        simple = value is None or isinstance(value, (bool, int, float, str))
+        return name in FIXED and simple and type(here) is type(value) and bool(here == value)
+
     def check(self, name: str, value: Any, *, running: bool) -> Any:
         """Return the new value of an argument in its documented form; nothing is changed yet.
 

@@ -37,7 +37,7 @@ def verify(model: Any, stage: str) -> None:
         )
     if stage != "fit":
         name = f"{WORDS[stage]}_step"
-        if stage != "predict" and not overrides(model, name, LightningModule):
+        if stage not in ("predict", "test") and not overrides(model, name, LightningModule):
             raise MisconfigurationException(
                 f"{type(model).__name__} has no {name}(): define it to run this loop"
             )

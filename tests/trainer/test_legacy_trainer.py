@@ -300,3 +300,64 @@ def test_small_parts() -> None:
     assert legacy_parts.parse_class_init_keys(Own) == ("this", "rest", "more")
     said = legacy_parts.parse_args_from_docstring("Do.\n\nArgs:\n    a: the first\n    b: other\n")
     assert said == {"a": "the first", "b": "other"}
+
+
+def test_metrics_can_be_put_in() -> None:
+    made = trainer()
+    for name in ("callback_metrics", "logged_metrics", "progress_bar_metrics"):
+        kept = getattr(made, name)
+        setattr(made, name, {"a": torch.tensor(1.0)})
+        assert dict(getattr(made, name)) == {"a": 1.0} and getattr(made, name) is kept
+
+
+class NoTest(Model):
+    pass
+
+
+class NoData(Model):
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        raise AssertionError("there is nothing to test on")
+
+
+class NoStep(Model):
+    def test_dataloader(self) -> Any:
+        raise AssertionError("there is nothing to run")
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing"),
+    [
+        (NoTest, "no test_step and no test data"),
+        (NoData, "no test data"),
+        (NoStep, "no test_step"),
+    ],
+)
+def test_a_test_without_a_step_or_data_passes_with_a_warning(kind: Any, missing: str) -> None:
+    calls: list[str] = []
+
+    class Ends(leyden.Callback):
+        def setup(self, trainer: Any, pl_module: Any, stage: str | None = None) -> None:
+            calls.append(f"setup {stage}")
+
+        def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+            calls.append("test")
+
+    made = trainer(callbacks=[Ends()])
+    with pytest.warns(UserWarning, match=f"{kind.__name__} has {missing}: nothing is tested"):
+        assert made.test(kind()) == 1
+    assert made.state == "FINISHED" and calls == ["setup test"]
+
+
+def test_the_tested_file_is_that_of_the_last_test(tmp_path: Path) -> None:
+    class Tests(Model):
+        def test_step(self, batch: Any, batch_idx: int) -> None: ...
+
+        test_dataloader = Model.val_dataloader
+
+    made = trainer()
+    made.fit(Tests())
+    made.save_checkpoint(tmp_path / "x.ckpt")
+    made.test(ckpt_path=str(tmp_path / "x.ckpt"), verbose=False)
+    assert made.tested_ckpt_path == str(tmp_path / "x.ckpt")
+    made.test(ckpt_path=None, verbose=False)
+    assert made.tested_ckpt_path is None
