@@ -13,7 +13,7 @@ import textwrap
 import types
 import typing
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ __all__ = [
     "init_annotations",
     "match_env_arguments",
     "parse_argparser",
+    "parse_env_variables",
     "parse_text",
 ]
 
@@ -208,6 +209,26 @@ def environment(
     return found
 
 
+def parse_env_variables(cls: type, template: str = "PL_%(cls_name)s_%(cls_argument)s") -> Namespace:
+    """Return the arguments that the environment sets, in variables named by a template.
+
+    Args:
+        cls: class whose ``__init__`` is read.
+        template: of the variables' names; both parts are put in as capitals. Without it the
+            arguments are those of :func:`match_env_arguments`.
+    """
+    if template == "PL_%(cls_name)s_%(cls_argument)s":
+        return match_env_arguments(cls)
+    values: dict[str, Any] = {}
+    for name, kinds, _ in get_init_arguments_and_types(cls):
+        names = {"cls_name": cls.__name__.upper(), "cls_argument": name.upper()}
+        here = {name.upper(): os.environ.get(template % names, "")}
+        values.update(
+            {key: value for key, (_, value) in environment("", {name: kinds}, here).items()}
+        )
+    return Namespace(**values)
+
+
 def match_env_arguments(cls: type) -> Namespace:
     """Return the arguments that the environment sets, as in ``PL_TRAINER_MAX_EPOCHS=3``."""
     arguments = {name: kinds for name, kinds, _ in get_init_arguments_and_types(cls)}
@@ -281,7 +302,11 @@ def _type_names(kinds: tuple[type, ...]) -> str:
 
 
 def add_argparse_args(
-    cls: type, parent_parser: ArgumentParser, descriptions: Mapping[str, str] | None = None
+    cls: type,
+    parent_parser: ArgumentParser,
+    descriptions: Mapping[str, str] | None = None,
+    *,
+    known: Iterable[str] = (),
 ) -> ArgumentParser:
     """Return a parser that also knows the arguments of a class, one ``--name`` each.
 
@@ -289,6 +314,7 @@ def add_argparse_args(
         cls: class whose ``__init__`` is read.
         parent_parser: parser to extend; it stays as it is.
         descriptions: help texts; by default they come from the docstrings of the class.
+        known: arguments to leave out, such as those that the parser has already.
 
     Returns:
         A new parser. Arguments whose types cannot be written on a command line are left out.
@@ -303,9 +329,9 @@ def add_argparse_args(
         formatter_class=parent_parser.formatter_class,
     )
     told = argument_descriptions(cls) if descriptions is None else descriptions
-    deprecated = get_deprecated_arg_names(cls)
+    left_out = {*get_deprecated_arg_names(cls), *known}
     for name, kinds, default in get_init_arguments_and_types(cls):
-        if name in deprecated or not _can_be_typed(kinds):
+        if name in left_out or not _can_be_typed(kinds):
             continue
         required = default is inspect.Parameter.empty
         note = _type_names(kinds) + (", required" if required else f", default: {default!r}")

@@ -299,8 +299,8 @@ MODULES: dict[str, dict[str, str]] = {
             "from_argparse_args",
             "get_init_arguments_and_types",
             "parse_argparser",
+            "parse_env_variables",
         ),
-        "parse_env_variables": "leyden.arguments:match_env_arguments",
         "parse_args_from_docstring": f"{_PARTS}:parse_args_from_docstring",
     },
     "utilities.cloud_io": {

@@ -202,10 +202,11 @@ class LightningDataModule(DataHooks, HyperParameters):
 
     @classmethod
     def add_argparse_args(cls, parent_parser: ArgumentParser, **kwargs: Any) -> ArgumentParser:
-        """Add an option for each argument of the constructor to a parser."""
+        """Add an option for each argument of the constructor that the parser does not have yet."""
         from leyden.arguments import add_argparse_args
 
-        return add_argparse_args(cls, parent_parser, **kwargs)
+        known = [action.dest for action in parent_parser._actions]
+        return add_argparse_args(cls, parent_parser, known=known, **kwargs)
 
     @classmethod
     def from_argparse_args(cls: type[_Made], args: Namespace, **kwargs: Any) -> _Made:

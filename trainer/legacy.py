@@ -175,11 +175,13 @@ def move_data_to_device(batch: Any, device: torch.device | str) -> Any:
 
 
 def auto_move_data(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a method of a module move its arguments to the module's device first."""
+    """Make a method of a LightningModule move its arguments to the module's device first."""
 
     def moved(self: Any, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = move_to_device((args, kwargs), self.device)
-        return function(self, *args, **kwargs)
+        move = getattr(self, "transfer_batch_to_device", None)
+        if move is None:  # any other module, as in Lightning 1.1
+            return function(self, *args, **kwargs)
+        return function(self, *move(args, self.device), **move(kwargs, self.device))
 
     moved.__name__, moved.__doc__ = function.__name__, function.__doc__
     return moved
@@ -191,7 +193,7 @@ def has_iterable_dataset(dataloader: Any) -> bool:
 
 
 def has_len(dataloader: Any) -> bool:
-    """Whether a loader's length can be relied on.
+    """Whether a loader has a length; a stream's own word for it comes with a warning.
 
     Raises:
         ValueError: when it is zero.
@@ -205,7 +207,14 @@ def has_len(dataloader: Any) -> bool:
             f"the {type(dataloader).__name__} has a length of 0 batches: look at the length of its "
             "dataset, batch_size and drop_last"
         )
-    return not (has_iterable_dataset(dataloader) and isinstance(dataloader, DataLoader))
+    if has_iterable_dataset(dataloader) and isinstance(dataloader, DataLoader):
+        warnings.warn(
+            f"the {type(dataloader.dataset).__name__} is a stream with a length: with several "
+            "workers it has to give each its share, or all batches come once from each",
+            UserWarning,
+            stacklevel=2,
+        )
+    return True
 
 
 # ---------------------------------------------------------------- memory

@@ -109,8 +109,8 @@ class TransferableDataType(ABC):
 # ---------------------------------------------------------------- attributes, arguments
 
 
-def lightning_get_all_attr_holders(model: Any, attribute: str) -> list[Any] | None:
-    """Of the module, its hyper-parameters and its data module those with an attribute, or None."""
+def lightning_get_all_attr_holders(model: Any, attribute: str) -> list[Any]:
+    """Of the module, its hyper-parameters and its data module those with an attribute."""
     found: list[Any] = [model] if hasattr(model, attribute) else []
     hparams = getattr(model, "hparams", None)
     if (isinstance(hparams, Mapping) and attribute in hparams) or (
@@ -120,13 +120,13 @@ def lightning_get_all_attr_holders(model: Any, attribute: str) -> list[Any] | No
     data = getattr(getattr(model, "trainer", None), "datamodule", None)
     if data is not None and hasattr(data, attribute):
         found.append(data)
-    return found or None
+    return found
 
 
 def lightning_get_first_attr_holder(model: Any, attribute: str) -> Any:
     """Of :func:`lightning_get_all_attr_holders` the last one, which is the one that counts."""
     found = lightning_get_all_attr_holders(model, attribute)
-    return None if found is None else found[-1]
+    return found[-1] if found else None
 
 
 def parse_class_init_keys(cls: type) -> tuple[str, str | None, str | None]:

@@ -53,13 +53,15 @@ class DataHooks:
         return batch
 
     def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int = 0
+        self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
     ) -> Any:
         """Move a batch; the default moves every tensor and everything that has a ``to`` method.
 
-        An override may leave ``dataloader_idx`` out, as in Lightning 1.1. Not called on a CPU.
+        Without ``device`` it goes to the module's own. An override may leave ``dataloader_idx``
+        out, as in Lightning 1.1. Not called on a CPU.
         """
-        return move_to_device(batch, device)
+        here = getattr(self, "device", None) if device is None else device
+        return batch if here is None else move_to_device(batch, here)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Change a batch on the device; the default returns it as it is."""

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import leyden
-from leyden import compat, legacy
+from leyden import arguments, compat, legacy, legacy_parts
 from leyden.compat_gone import REFUSED
 from leyden.compat_names import MODULES
+from leyden.module import LightningModule
 
 
 @pytest.fixture
@@ -176,6 +177,59 @@ def test_helpers_do_what_their_names_say() -> None:
     assert legacy.is_oom_error(RuntimeError("CUDA out of memory"))
     with pytest.raises(ValueError, match="the list has a length of 0 batches: look at"):
         legacy.has_len([])
+
+
+def test_a_stream_that_names_a_length_has_one() -> None:
+    class Named(torch.utils.data.IterableDataset[int]):
+        def __iter__(self) -> Any:
+            return iter(range(3))
+
+        def __len__(self) -> int:
+            return 3
+
+    with pytest.warns(UserWarning, match="Named is a stream with a length"):
+        assert legacy.has_len(torch.utils.data.DataLoader(Named()))
+
+
+def test_data_are_moved_as_the_module_says() -> None:
+    calls: list[Any] = []
+
+    class Moves(LightningModule):
+        @legacy.auto_move_data
+        def forward(self, x: Any, y: Any = None) -> Any:
+            return x, y
+
+        def transfer_batch_to_device(self, batch: Any, device: Any) -> Any:
+            calls.append(type(batch))
+            return batch
+
+    assert Moves()(1, y=2) == (1, 2) and calls == [tuple, dict]
+
+    class Other(torch.nn.Module):
+        @legacy.auto_move_data
+        def forward(self, x: Any) -> Any:
+            return x
+
+    assert Other()(3) == 3
+
+
+def test_holders_of_an_attribute() -> None:
+    module = LightningModule()
+    assert legacy_parts.lightning_get_all_attr_holders(module, "rate") == []
+    assert legacy_parts.lightning_get_first_attr_holder(module, "rate") is None
+    module.rate = 1  # type: ignore[assignment]
+    assert legacy_parts.lightning_get_all_attr_holders(module, "rate") == [module]
+
+
+def test_variables_are_read_by_a_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Made:
+        def __init__(self, width: int = 1, name: str = "") -> None: ...
+
+    monkeypatch.setenv("X_MADE__WIDTH", "3")
+    monkeypatch.setenv("PL_MADE_NAME", "n")
+    found = arguments.parse_env_variables(Made, template="X_%(cls_name)s__%(cls_argument)s")
+    assert vars(found) == {"width": 3}
+    assert vars(arguments.parse_env_variables(Made)) == {"name": "n"}
 
 
 def test_code_of_1_2_to_1_9_finds_what_changed_its_place(pl: Any) -> None:

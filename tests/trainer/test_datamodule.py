@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from leyden.datamodule import LightningDataModule
+from leyden.module import LightningModule
 from leyden.overrides import overrides
 
 
@@ -236,3 +237,17 @@ def test_command_lines_and_the_environment(
     assert names == ["root", "batch_size", "shuffle"]
     monkeypatch.setenv("PL_PICTURES_BATCH_SIZE", "8")
     assert vars(Pictures.match_env_arguments()) == {"batch_size": 8}
+
+
+def test_an_option_that_the_parser_has_is_not_added_again() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--width", type=int, default=9)
+    parsed = Data.add_argparse_args(parser).parse_args(["--fail"])
+    assert (parsed.width, parsed.fail) == (9, True)
+    assert Data.from_argparse_args(parsed).width == 9
+
+
+def test_a_batch_goes_to_the_owners_device_when_none_is_named() -> None:
+    batch = [torch.ones(2)]
+    assert Data().transfer_batch_to_device(batch) is batch
+    assert LightningModule().transfer_batch_to_device(batch)[0] is batch[0]
