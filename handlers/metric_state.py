@@ -97,6 +97,8 @@ def _settings(record: Record) -> dict[str, Any]:
         "on_epoch": record.on_epoch,
         "prog_bar": record.prog_bar,
         "logger": record.logger,
+        # A group of the user's own cannot be saved: the first call brings it back.
+        "sync": record.sync[0] if record.sync is not None and record.sync[1] is None else None,
     }
 
 
@@ -109,7 +111,9 @@ def _kept(value: Any) -> Any:
 def _record(stage: Stage, saved: Mapping[str, Any]) -> Record:
     when = (saved["on_step"], saved["on_epoch"])
     # The first call of self.log brings the settings that are not saved.
-    flags = (saved["prog_bar"], saved["logger"], *when, "mean", False, False, None, None, 1, 0)
+    sync = saved.get("sync")
+    together = (sync is not None, sync, None)
+    flags = (saved["prog_bar"], saved["logger"], *when, "mean", False, *together, 1, 0)
     record = stage.register(saved["name"], rules_of(saved["hook"]), flags, 0)
     if record is None:
         raise ValueError(

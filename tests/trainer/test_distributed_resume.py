@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from leyden import Callback
 from leyden.engine.rng import seed_all
 from leyden.handlers import ModelCheckpoint
 from tests.ranks import ranks
@@ -176,3 +177,29 @@ def test_another_number_of_ranks_goes_on_at_the_same_number_of_samples(
     # The global batch is the same, so the steps are: but for the order of additions.
     assert all(torch.allclose(one[0], whole[0][0], atol=1e-6) for one in rest)
     assert rest[0][2] == whole[0][2]
+
+
+def test_averages_of_an_epoch_whose_last_batch_was_the_last_thing_are_those_of_all(
+    tmp_path: Path,
+) -> None:
+    """No step logs anything any more: the checkpoint says that the values are averaged."""
+    path = str(tmp_path / "run.ckpt")
+
+    class Save(Callback):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            if trainer._run.state.iteration == 3:
+                trainer.save_checkpoint(path)
+
+    def run(resumed: bool) -> dict[str, float]:
+        made = trainer(
+            tmp_path,
+            max_epochs=1,
+            callbacks=[] if resumed else [Save()],
+            resume_from_checkpoint=path if resumed else None,
+        )
+        made.fit(Bare(), loader(12, 4))
+        return numbers(made.callback_metrics)
+
+    whole = ranks(2).run(run, False)
+    assert whole[0] == whole[1] and "loss" in whole[0]
+    assert ranks(2).run(run, True) == whole
