@@ -248,11 +248,13 @@ class Feed:
             return self._position.seekable()
         return self._position.resumable()
 
+    def _limited(self, batches: Iterator[Any], position: int) -> Iterator[Any]:
+        return batches if self.limit is None else islice(batches, max(0, self.limit - position))
+
     def _wrap(self, batches: Iterator[Any], position: int) -> Iterator[Any]:
         self._running = True
         self._ahead = None
-        if self.limit is not None:
-            batches = islice(batches, max(0, self.limit - position))
+        batches = self._limited(batches, position)
         if self.stage is not None:
             batches = map(self.stage, batches)
         if self.ahead or (self.lookahead and self.length() is None):

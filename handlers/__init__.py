@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from leyden.handlers.throughput import ThroughputMonitor
     from leyden.handlers.timer import Timer
     from leyden.handlers.torch_flags import TorchFlags
+    from leyden.handlers.uneven_batches import UnevenBatches
     from leyden.handlers.validation import Validation
     from leyden.handlers.weight_averaging import (
         EMAWeightAveraging,
@@ -96,6 +97,7 @@ __all__ = [
     "ThroughputMonitor",
     "Timer",
     "TorchFlags",
+    "UnevenBatches",
     "Validation",
     "WeightAveraging",
 ]
@@ -144,6 +146,7 @@ _FILES = {
     "ThroughputMonitor": "throughput",
     "Timer": "timer",
     "TorchFlags": "torch_flags",
+    "UnevenBatches": "uneven_batches",
     "Validation": "validation",
     "EMAWeightAveraging": "weight_averaging",
     "StochasticWeightAveraging": "weight_averaging",

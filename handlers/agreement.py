@@ -45,7 +45,7 @@ class Agreement(Handler):
     TRAINING_ENDED; GET_BATCH_COMPLETED in an epoch of unknown length; STARTED, ITERATION_COMPLETED
     and EPOCH_COMPLETED of the evaluations.
 
-    State: a stop that this process wants and nobody acted on; the pace of the questions.
+    State: what was asked of the others and not answered yet; the pace of the questions.
 
     Args:
         strategy: talks to the other processes.
@@ -63,7 +63,7 @@ class Agreement(Handler):
 
     order = 79.9
     order_reason = "after everything that may ask for the stop, right before it is obeyed (80)"
-    state_keys: ClassVar[tuple[str, ...]] = ("told", "wished", "waiting", "every")
+    state_keys: ClassVar[tuple[str, ...]] = ("told", "waiting", "every")
 
     def __init__(
         self,
@@ -157,7 +157,8 @@ class Agreement(Handler):
             found.append(
                 f"the training loaders have different numbers of batches: {told}. Give each the "
                 "same share of the samples (replace_sampler_ddp=True does), or pass "
-                f"limit_train_batches={_number(min(counts))}"
+                f"limit_train_batches={_number(min(counts))}, or train on all of them with "
+                "plugins=DDPStrategy(join_uneven_inputs=True)"
             )
         for place, what in ((2, "epoch"), (3, "batch of the run")):
             at = [n[place] for n in numbers]
@@ -244,10 +245,9 @@ class Agreement(Handler):
             self.interruption.act(number)
 
     def state_dict(self) -> dict[str, Any]:
-        """What is under way: a stop that was told, or is only wished yet; the pace."""
+        """What is under way: a stop that was told, a question without an answer; the pace."""
         return dict(self._restored) or {
             "told": self.told,
-            "wished": self.stopping().asked and not self.told,
             "waiting": self._pending is not None,
             "every": self.pace.every,
         }
@@ -255,7 +255,7 @@ class Agreement(Handler):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state: what was told then is told again, and heard at once."""
         if set(state) == {"told"}:  # of a version that asked after every batch
-            state = {**state, "wished": False, "waiting": True, "every": 1}
+            state = {**state, "waiting": True, "every": 1}
         if set(state) != set(self.state_keys):
             raise KeyError(
                 f"the state of Agreement has {sorted(state)}, and {sorted(self.state_keys)} are "
@@ -267,8 +267,6 @@ class Agreement(Handler):
     def _go_on(self) -> None:
         state, self._restored = self._restored, {}
         self.told = bool(state["told"])
-        if state["wished"]:
-            self.stopping().asked = True
         if state["waiting"]:
             self._pending = self.strategy.ask([int(self.told), 0, 0]), self.pace
 

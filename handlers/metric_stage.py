@@ -27,6 +27,10 @@ class Nowhere:
     split_idx: int | None = None
 
 
+#: The value of a step that this process had no batch for.
+ABSENT = torch.tensor(0.0)
+
+
 class Stage:
     """The records of one training epoch or one evaluation run.
 
@@ -243,10 +247,31 @@ def share_steps(pending: list[Record]) -> None:
         and world_size(record.sync[1]) > 1
     ]
     if asked:
-        one = torch.tensor(1.0)
-        reduced = all_reduce([(value, one, op, group) for _, value, op, group in asked])
+        reduced = all_reduce([_part(*part) for part in asked])
         for (record, *_), value in zip(asked, reduced, strict=True):
             record.value = value
+
+
+def await_steps(stage: Stage) -> bool:
+    """Let a process without a batch take part in :func:`share_steps`; whether there is a need."""
+    missing = [
+        record
+        for record in stage.records
+        if record.rules.hook in ("training_step", "training_step_end") and not record.pending
+        if record.sync is not None and record.on_step and record.shown
+    ]
+    for record in missing:
+        record.value, record.pending = ABSENT, True
+    pending = {id(record) for record in (*stage.pending, *missing)}
+    # In the order of the others, who logged all of them.
+    stage.pending[:] = [record for record in stage.records if id(record) in pending]
+    return bool(missing)
+
+
+def _part(record: Record, value: Tensor, op: str, group: Any) -> tuple[Tensor, Tensor, str, Any]:
+    if record.value is ABSENT:
+        return _placeholder(op, value.device), torch.tensor(0.0), op, group
+    return value, torch.tensor(1.0), op, group
 
 
 def _placeholder(op: str, device: torch.device) -> Tensor:

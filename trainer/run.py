@@ -34,7 +34,7 @@ from leyden.handlers.metrics import MetricRecorder
 from leyden.handlers.profiling import acted
 from leyden.handlers.schedulers import LRSchedulers
 from leyden.handlers.stopping import Stopping
-from leyden.loaders import INFINITE, Loaders, batches_of
+from leyden.loaders import INFINITE, Loaders
 from leyden.memory_errors import memory_explained
 from leyden.module import LightningModule
 from leyden.module_handler import ModuleHandler
@@ -45,6 +45,7 @@ from leyden.resuming import resume_state
 from leyden.saving import write_checkpoint
 from leyden.states import TrainerState
 from leyden.stepping import evaluation_step
+from leyden.uneven import feed_of
 
 __all__ = ["Run", "TrainerState"]
 
@@ -342,11 +343,9 @@ class Run:
         """Ask for the training loader and make the feed of the engine."""
         loaders, settings = self.loaders, self.settings
         loaders.request_train(LightningModule, settings)
-        count = loaders.num_training_batches
-        self.state.num_batches = count
-        unknown = count == INFINITE
-        limit = None if unknown or count >= batches_of(loaders.train) else int(count)
-        feed = self.feed = Feed(loaders.train, limit=limit, **self.bringing.of_feed(loaders.train))
+        make, limit = feed_of(self)
+        self.state.num_batches = loaders.num_training_batches
+        feed = self.feed = make(loaders.train, limit=limit, **self.bringing.of_feed(loaders.train))
         if "Validation" in self.handlers:
             self.handlers["Validation"].every_n_batches = loaders.val_check_batch(
                 settings.val_check_interval

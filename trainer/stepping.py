@@ -125,7 +125,7 @@ def training_step(
         takes_optimizer_idx=takes_index,
         frequencies=parts.frequencies,
         split=(lambda batch: model.tbptt_split_batch(batch, split)) if split is not None else None,
-        step_end=model.training_step_end if has["training_step_end"] else None,
+        step_end=_step_end(model, strategy) if has["training_step_end"] else None,
         backward=_precise_backward(used, own_backward) if used else own_backward,
         optimizer_step=own_optimizer_step if has["optimizer_step"] else None,
         zero_grad=own_zero_grad if has["optimizer_zero_grad"] else None,
@@ -144,6 +144,15 @@ def training_step(
     if several and not manual:
         _tell_each_turn(made, scope)
     return made
+
+
+def _step_end(model: Any, strategy: Strategy | None) -> Callable[[Any], Any]:
+    """The module's ``training_step_end``; what stands for a batch that is not there is left out."""
+    if strategy is None or not strategy.join_uneven_inputs:
+        end: Callable[[Any], Any] = model.training_step_end
+        return end
+    uneven = strategy.uneven  # type: ignore[attr-defined]
+    return lambda output: output if uneven.over else model.training_step_end(output)
 
 
 def _tell_each_turn(made: TrainingStep, scope: Any) -> None:

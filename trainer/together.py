@@ -11,6 +11,7 @@ from leyden.handlers.filler_batches import FillerBatches
 from leyden.handlers.loggers import LoggerCollection
 from leyden.handlers.loggers.folder import FolderLogger
 from leyden.loaders import INFINITE, batches_of
+from leyden.uneven import evened
 
 __all__ = ["join", "monitored"]
 
@@ -57,12 +58,16 @@ def join(run: Any) -> None:
             monitored=lambda: monitored(run),
             metrics=lambda: run.recorder.callback_metrics,
             loader=lambda: run.loaders.train,
-            counted=lambda: batches_of(run.loaders.train) != INFINITE,
+            counted=lambda: (
+                strategy.join_uneven_inputs or batches_of(run.loaders.train) != INFINITE
+            ),
             prepare=lambda: _say_monitored(run),
             ask_every=strategy.ask_every,
         ),
         origin=origin,
     )
+    if strategy.join_uneven_inputs:
+        run.handlers.add(evened(run), origin=f"{type(strategy).__name__}(join_uneven_inputs=True)")
     run.handlers.add(
         FillerBatches(run.evaluators.values(), lambda: run.recorder._stage, lambda: run.model),
         origin=origin,

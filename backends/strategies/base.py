@@ -55,6 +55,7 @@ class Strategy:
         lazy: whether the device only records what is computed, until :meth:`mark`.
         averages_gradients: whether gradients are averaged by :meth:`average_gradients`, not during
             backward passes.
+        join_uneven_inputs: whether processes may have different numbers of training batches.
         broken: whether the processes cannot talk any more: one of them failed.
         replaces_samplers: whether loaders get a sampler for this process's share.
         launcher: what starts the processes, where they have to be started; None: this process does
@@ -68,6 +69,7 @@ class Strategy:
     writes_folders: bool = False
     lazy: ClassVar[bool] = False
     averages_gradients: ClassVar[bool] = False
+    join_uneven_inputs: bool = False
 
     def __init__(
         self, device: torch.device | str = "cpu", environment: Environment | None = None

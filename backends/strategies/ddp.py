@@ -15,7 +15,10 @@ from torch.optim import Optimizer
 from leyden.backends.environments import Environment
 from leyden.backends.precision.base import Kind
 from leyden.backends.strategies.processes import ProcessStrategy
+from leyden.backends.strategies.uneven import Uneven, shared_from, zeros_of
+from leyden.engine.errors import MisconfigurationException
 from leyden.engine.notice import warn
+from leyden.engine.step import needs_closure
 
 __all__ = ["DDPStrategy"]
 
@@ -74,6 +77,15 @@ class DDPStrategy(ProcessStrategy):
         ddp_options: arguments of DistributedDataParallel, such as ``find_unused_parameters``
             (default True, as in Lightning 1.1), ``static_graph``, ``gradient_as_bucket_view``,
             ``bucket_cap_mb``.
+        join_uneven_inputs: let processes have different numbers of training batches, as torch's
+            ``Join`` does: those that have run out add zeros to the gradients of the others until
+            all have. Every sample is trained on, and all processes make the same steps.
+        divide_by_initial_world_size: divide sums of such gradients by the number of all processes,
+            so that each sample counts alike; False: by the number of those that had a batch.
+
+    Raises:
+        MisconfigurationException: for ``join_uneven_inputs`` where a process without a batch cannot
+            know what the others send.
     """
 
     name: ClassVar[str] = "ddp"
@@ -87,6 +99,8 @@ class DDPStrategy(ProcessStrategy):
         patience: timedelta = timedelta(minutes=30),
         process_group_backend: str | None = None,
         ask_every: int = 32,
+        join_uneven_inputs: bool = False,
+        divide_by_initial_world_size: bool = True,
         **ddp_options: Any,
     ) -> None:
         super().__init__(
@@ -98,6 +112,20 @@ class DDPStrategy(ProcessStrategy):
             ask_every=ask_every,
         )
         self.ddp_options = ddp_options
+        for name, value in (
+            ("join_uneven_inputs", join_uneven_inputs),
+            ("divide_by_initial_world_size", divide_by_initial_world_size),
+        ):
+            if not isinstance(value, bool):
+                raise MisconfigurationException(f"{name}={value!r} is neither True nor False")
+        self.join_uneven_inputs = join_uneven_inputs
+        self.divide_by_initial_world_size = divide_by_initial_world_size
+        self.uneven = Uneven()
+        if join_uneven_inputs and ddp_options.get("static_graph"):
+            raise MisconfigurationException(
+                "join_uneven_inputs=True does not go with static_graph=True: a process that has "
+                "run out of batches computes another graph than before. Leave one of them out"
+            )
         self.ddp: DistributedDataParallel | None = None
         self._manual = False
         self._order: list[int] = []  # in which the gradients of the first step were ready
@@ -106,6 +134,7 @@ class DDPStrategy(ProcessStrategy):
     def prepare(self, model: nn.Module, optimizers: Sequence[Optimizer], *, manual: bool) -> None:
         self._manual = manual
         self.ddp = None
+        self._refuse_unknown(optimizers)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             return
         options: dict[str, Any] = {"find_unused_parameters": True, **self.ddp_options}
@@ -147,6 +176,9 @@ class DDPStrategy(ProcessStrategy):
         # A static graph is learnt in the first backward pass, and only where that one sends. What
         # it averages is averaged once more with the rest of its group, which changes nothing.
         learns = bool(ddp.static_graph)
+        if self.join_uneven_inputs and self.world_size > 1:
+            unused = bool(ddp.find_unused_parameters)
+            step = self.uneven.instead_of(step, ddp.module, finds_unused=unused)
 
         def synchronised(*args: Any, **kwargs: Any) -> Any:
             nonlocal learns
@@ -164,6 +196,23 @@ class DDPStrategy(ProcessStrategy):
             return
         # Not require_backward_grad_sync: the end of the forward around it would prepare once more.
         ddp.reducer.prepare_for_backward([loss] if ddp.find_unused_parameters else [])
+
+    def _refuse_unknown(self, optimizers: Sequence[Optimizer]) -> None:
+        """Refuse steps with a number of backward passes that only who has a batch knows."""
+        if not self.join_uneven_inputs or self.world_size == 1:
+            return
+        searching = [type(o).__name__ for o in optimizers if needs_closure(o)]
+        why = "self.automatic_optimization=False" if self._manual else ", ".join(searching)
+        if why:
+            raise MisconfigurationException(
+                f"join_uneven_inputs=True does not go with {why}: how many backward passes a step "
+                "takes is known only where there is a batch for it. Leave one of them out"
+            )
+
+    def share_buffers(self, rank: int) -> None:
+        """Give all processes the buffers of one, as before each step those of the first."""
+        if self.ddp is not None and self.ddp.broadcast_buffers:
+            shared_from(rank, list(self.ddp.module.buffers()))
 
     def release(self) -> None:
         super().release()
@@ -234,11 +283,7 @@ class DDPStrategy(ProcessStrategy):
 
         def zeros() -> Tensor:
             # What is made last is gone through first on the way back.
-            terms = [parameters[i].reshape(-1)[0] * 0.0 for i in reversed(order)]
-            total: Tensor = terms[0]
-            for term in terms[1:]:
-                total = total + term
-            return total
+            return zeros_of([parameters[i] for i in reversed(order)])
 
         ddp.require_backward_grad_sync = True
         ddp(zeros).backward()

@@ -17,9 +17,10 @@ import torch
 
 import leyden.handlers
 from leyden.backends.precision import precision_for
-from leyden.backends.strategies import Strategy
+from leyden.backends.strategies import DDPStrategy, Strategy
 from leyden.engine import Engine, Events, TrainerEvents
 from leyden.engine.step import register_training_events
+from leyden.engine.uneven_feed import UnevenFeed
 from leyden.handlers import Handler, ModelCheckpoint
 from leyden.handlers.callback_base import CallbackBase
 from leyden.handlers.evaluation import evaluator
@@ -104,6 +105,11 @@ CASES: dict[str, Make] = {
     "ThroughputMonitor": lambda root: leyden.handlers.ThroughputMonitor(),
     "Timer": lambda root: leyden.handlers.Timer(timedelta(days=1)),
     "TorchFlags": lambda root: leyden.handlers.TorchFlags(benchmark=True),
+    "UnevenBatches": lambda root: leyden.handlers.UnevenBatches(
+        DDPStrategy(join_uneven_inputs=True),
+        feed=lambda: UnevenFeed([], rank=0, counts=[float("inf")], tell=lambda has: [has]),
+        recorder=lambda: None,
+    ),
     "Validation": lambda root: leyden.handlers.Validation(lambda on_epoch: None, every_n_batches=2),
     "WeightAveraging": lambda root: leyden.handlers.WeightAveraging(),
 }
