@@ -19,14 +19,24 @@ def move_to_device(batch: Any, device: torch.device | str) -> Any:
         batch: The batch, as the loader made it.
         device: Where the tensors shall be.
     """
+    place = device if isinstance(device, torch.device) else torch.device(device)
+    # Copies from pinned memory overlap with the GPU's work; elsewhere the flag has no effect.
+    beside = place.type == "cuda"
+    kind = type(batch)
+    if (kind is list or kind is tuple) and all(map(_is_plain, batch)):
+        # What a DataLoader gives most often, once for every batch: nothing has to be found out.
+        return kind([tensor.to(place, non_blocking=beside) for tensor in batch])
 
     def move(value: Any) -> Any:
-        # Copies from pinned memory overlap with the GPU's work; elsewhere the flag has no effect.
         if isinstance(value, torch.Tensor):
-            return value.to(device, non_blocking=torch.device(device).type == "cuda")
+            return value.to(place, non_blocking=beside)
         return value.to(device)
 
     return _apply(batch, move, also="to")
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) is torch.Tensor
 
 
 def apply_to_tensors(data: Any, function: Any) -> Any:
