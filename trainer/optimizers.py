@@ -66,14 +66,27 @@ def configured(returned: Any) -> OptimizerSet:
     """Read what ``configure_optimizers`` returned.
 
     Raises:
-        MisconfigurationException: for a form that is not one of those of Lightning 1.1.
+        MisconfigurationException: for a form that is not one of those of Lightning 1.1, or a
+            scheduler whose optimizer was not returned.
     """
     found = _read(returned)
     # One that the user wrapped is wrapped again, with the run behind it.
-    found.optimizers = [
-        o.optimizer if isinstance(o, OptimizerProxy) else o for o in found.optimizers
-    ]
+    found.optimizers = [_plain(optimizer) for optimizer in found.optimizers]
+    for entry in found.schedulers:
+        scheduled = _plain(getattr(entry["scheduler"], "optimizer", None))
+        if isinstance(scheduled, Optimizer) and not any(
+            scheduled is optimizer for optimizer in found.optimizers
+        ):
+            raise MisconfigurationException(
+                f"configure_optimizers gave a {type(entry['scheduler']).__name__} of an optimizer "
+                f"({type(scheduled).__name__}) that it did not return: the rate of what trains "
+                "would never change; make the scheduler with the very optimizer that is returned"
+            )
     return found
+
+
+def _plain(optimizer: Any) -> Any:
+    return optimizer.optimizer if isinstance(optimizer, OptimizerProxy) else optimizer
 
 
 def _read(returned: Any) -> OptimizerSet:
@@ -107,12 +120,19 @@ def _read(returned: Any) -> OptimizerSet:
 def _from_dicts(entries: Sequence[dict[str, Any]]) -> OptimizerSet:
     found = OptimizerSet()
     for entry in entries:
-        unknown = set(entry) - {"optimizer", "lr_scheduler", "monitor", "frequency"}
-        if "optimizer" not in entry or unknown:
-            what = f"has unknown keys {sorted(unknown)}" if unknown else "has no 'optimizer'"
+        allowed = "it may hold 'optimizer', 'lr_scheduler', 'monitor' and 'frequency'"
+        unknown = sorted(set(entry) - {"optimizer", "lr_scheduler", "monitor", "frequency"})
+        if "optimizer" not in entry:
             raise MisconfigurationException(
-                f"a dict that configure_optimizers returned {what}: it may hold 'optimizer', "
-                "'lr_scheduler', 'monitor' and 'frequency'"
+                "a dict that configure_optimizers returned has no 'optimizer', but "
+                f"{sorted(entry)}: {allowed}"
+            )
+        if unknown:
+            warn(
+                f"a dict that configure_optimizers returned has the unknown keys {unknown}, which "
+                f"are ignored: {allowed}; what is for a scheduler belongs into the dict under "
+                "'lr_scheduler'",
+                RuntimeWarning,
             )
         found.optimizers.append(entry["optimizer"])
         scheduler = entry.get("lr_scheduler")
