@@ -74,7 +74,8 @@ class Validation(Handler):
         whole = self.every_n_batches in (None, float("inf"), state.num_batches)
         complete = (
             state.iteration - state.epoch_start >= state.num_batches
-            or state.num_batches == float("inf")
+            # Nobody knows how many batches there are: the data ended, unless somebody cut it.
+            or (state.num_batches == float("inf") and not engine.should_terminate_single_epoch)
         )
         if (whole and complete) or (self.stopping is not None and self.stopping()):
             self._validate(engine, on_epoch=True)

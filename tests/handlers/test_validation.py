@@ -64,3 +64,19 @@ def test_its_events_surround_it() -> None:
 def test_intervals_below_one_are_refused(argument: str) -> None:
     with pytest.raises(ValueError, match=f"{argument}=0 is below 1: it counts"):
         Validation(lambda on_epoch: None, **{argument: 0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("cut_at", "expected"), [(None, [(4, True)]), (3, [])])
+def test_data_of_unknown_length_that_was_cut_does_not_validate(
+    cut_at: int | None, expected: list[tuple[int, bool]]
+) -> None:
+    seen: list[tuple[int, bool]] = []
+    run = Small(Validation(lambda on_epoch: seen.append((run.state.iteration, on_epoch))))
+    run.engine.listen(
+        Events.EPOCH_STARTED, lambda engine: setattr(engine.state, "num_batches", float("inf"))
+    )
+    if cut_at is not None:
+        at = Events.ITERATION_COMPLETED(once=cut_at)
+        run.engine.listen(at, lambda engine: engine.terminate_epoch())
+    run.run(epochs=1)
+    assert seen == expected
