@@ -77,6 +77,11 @@ class OptimizerProxy:
         make_optimizer_step: bool | None = None,
         **kwargs: Any,
     ) -> Any:
+        if closure is not None and not callable(closure):
+            raise MisconfigurationException(
+                f"closure={closure!r} ({type(closure).__name__}) is no function: pass one that "
+                "evaluates the loss, or leave it out"
+            )
         if self._owner is None:  # made by hand, and in no run
             return self._optimizer.step(closure=closure, **kwargs)
         if make_optimizer_step is None:

@@ -206,11 +206,11 @@ class TrainingStep:
         closes = self.closes_group(state)
         self.hiddens = None
         self._closing, self._state = closes, state
-        state.outputs = [[] for _ in self.optimizers]
         last: Any = None
         turns = self._turns
         if self._cycle:
             turns = [self._cycle[(state.iteration - 1) % len(self._cycle)]]
+        state.outputs = [[] for _ in turns]
         parts = (batch,) if self.split is None else self.split(batch)
         for split_idx, part in enumerate(parts):
             state.split_idx = split_idx if self.split is not None else None
@@ -226,7 +226,8 @@ class TrainingStep:
     def _turn(self, state: Any, part: Any, index: int, optimizer: Optimizer, closes: bool) -> Any:
         """One optimizer's turn on one part of a batch."""
         result: list[Any] = []
-        kept = len(state.outputs[index])
+        outputs = state.outputs[0 if self._cycle else index]
+        kept = len(outputs)
         if self.toggle is not None:
             self.toggle(optimizer, index)
         try:
@@ -242,14 +243,13 @@ class TrainingStep:
                     if result:
                         # Evaluated again within one step (LBFGS): only the last output is kept,
                         # and the gradient is a fresh one, not a sum.
-                        del state.outputs[index][kept:]
+                        del outputs[kept:]
                         if state.accumulate_grad_batches == 1:
                             optimizer.zero_grad()
                     with torch.enable_grad():  # a step may be decorated with no_grad
                         output = self._forward_backward(state, part, index, optimizer, closes=True)
                     result[:] = [output]
-                    # Not detached: LBFGS takes float() of it, user code may look at it.
-                    return None if output is None else self._last_loss
+                    return None if output is None else self._last_loss.detach()
 
                 if self.optimizer_step is None:
                     self.proxies[index].step(closure=train_step_and_backward_closure)
@@ -331,7 +331,7 @@ class TrainingStep:
         if closes and self.gradients_ready.live:
             self.gradients_ready.fire()
         if self.keep_outputs:
-            state.outputs[index].append(self._kept(output))
+            state.outputs[0 if self._cycle else index].append(self._kept(output))
         return output
 
     def apply(
@@ -342,6 +342,8 @@ class TrainingStep:
         **kwargs: Any,
     ) -> Any:
         """Step one optimizer with its events, then clear its gradients."""
+        self._state.optimizer, self._state.optimizer_idx = optimizer, index
+        caller = self.scope.hook
         if closure is None:
             if self.step_started.live:
                 self.step_started.fire()
@@ -372,7 +374,8 @@ class TrainingStep:
             optimizer.zero_grad()
         else:
             self.scope.hook = "optimizer_zero_grad"
-            self.zero_grad(self.proxies[index], index)
+            self.zero_grad(optimizer, index)
+        self.scope.hook = caller  # a step by hand is made inside training_step, which may go on
         return result
 
     @property
@@ -403,7 +406,8 @@ class TrainingStep:
 
     def _kept(self, output: Any) -> Any:
         if isinstance(output, dict):
-            return {key: _detached(value) for key, value in output.items()}
+            # Hidden states are for the next split: an epoch's worth of them nobody reads.
+            return {key: _detached(value) for key, value in output.items() if key != "hiddens"}
         return {"loss": _detached(output)}
 
 

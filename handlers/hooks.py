@@ -214,9 +214,11 @@ def bind_module(
     def call_batch_start(engine: Engine) -> None:
         scope.hook = name
         # Source: Lightning 1.1, where -1 from the module's hook ends the epoch before this batch,
-        # which is counted all the same.
+        # which is counted all the same, as a step where it would have closed its group.
         if function(*arguments(state)[:taken]) == -1:
-            state.close_group()
+            position = state.iteration - state.epoch_start
+            if position % state.accumulate_grad_batches == 0 or position == state.num_batches:
+                state.close_group()
             engine.terminate_epoch()
 
     chosen = call_batch_start if name == "on_train_batch_start" else call

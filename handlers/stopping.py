@@ -10,6 +10,7 @@ from leyden.handlers.base import Handler, Order
 __all__ = ["Stopping"]
 
 IN_AN_EPOCH = frozenset({Phase.FETCHING, Phase.STEPPING})
+BEFORE_THE_STEP = (Events.GET_BATCH_STARTED, Events.GET_BATCH_COMPLETED, Events.ITERATION_STARTED)
 
 
 class Stopping(Handler):
@@ -103,7 +104,11 @@ class Stopping(Handler):
             self.asked_in = max(engine.state.epoch, 1)
         self.should_stop = True
         if engine is not None and engine.phase in IN_AN_EPOCH and self.may_cut(engine):
-            engine.terminate_epoch()
+            if engine.last_event_name in BEFORE_THE_STEP:
+                # Now it would take away the batch that begins.
+                self._cut_after(engine, engine.state.iteration + (engine.phase is Phase.FETCHING))
+            else:
+                engine.terminate_epoch()
 
     def minima_met(self, engine: Engine) -> bool:
         """Whether the epochs and steps that must run have run, the present epoch counted in."""
@@ -119,9 +124,11 @@ class Stopping(Handler):
     def before_epoch(self, engine: Engine) -> None:
         """A stop asked for between epochs lets one more batch run, as in Lightning."""
         if self.should_stop and self.may_cut(engine):
-            state: Any = engine.state
-            first = Events.ITERATION_COMPLETED(once=state.iteration + 1)
-            self.listen(engine, first, lambda engine: engine.terminate_epoch())
+            self._cut_after(engine, engine.state.iteration + 1)
+
+    def _cut_after(self, engine: Engine, iteration: int) -> None:
+        done = Events.ITERATION_COMPLETED(once=iteration)
+        self.listen(engine, done, lambda engine: engine.terminate_epoch())
 
     def after_batch(self, engine: Engine) -> None:
         """Stop at the last step, or at the batch at which a waiting stop may act."""

@@ -62,7 +62,7 @@ def _accumulation(settings: Any, run: Run) -> Any:
 
 def _grad_norm(settings: Any, run: Run) -> Any:
     p = settings.track_grad_norm
-    if p == -1:
+    if p <= 0:
         return None
 
     def report(norms: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from leyden.placing import place
 from leyden.replacing_optimizers import schedule
 from leyden.run import Run
 from leyden.states import TrainerState
-from leyden.stepping import training_step, verify
+from leyden.stepping import training_step, verify, verify_accumulation
 
 __all__ = ["INTERRUPTED", "fit"]
 
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 def fit(run: Run, model: Any, train: Any, val: Any, datamodule: Any) -> None:
     """Train. See :meth:`leyden.Trainer.fit`."""
     verify(model, "fit")
+    verify_accumulation(model, run.settings)
     run.datamodule = datamodule
     run.loaders.provide(model, datamodule, train_dataloader=train, val_dataloader=val)
     if run.loaders.source("train_dataloader", LightningModule) is None:
@@ -39,6 +40,7 @@ def fit(run: Run, model: Any, train: Any, val: Any, datamodule: Any) -> None:
         )
     _warn_of_idle_parts(run, model)
     with run.running(model, "fit"):
+        run.stopping().should_stop = False
         run.prepare_data()
         run.setup("fit")
         _prepare_training(run)
@@ -134,7 +136,7 @@ def _prepare_training(run: Run) -> None:
 def _train(run: Run) -> BaseException | None:
     """Sanity check, then epochs. Gives the exception that ended training; the end hooks ran."""
     error: BaseException | None = None
-    run.stopping().should_stop, run.error = False, None
+    run.error = None
     try:
         torch.set_grad_enabled(True)
         run.loaders.evaluation.pop("validate", None)

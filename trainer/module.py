@@ -245,7 +245,7 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
         Raises:
             MisconfigurationException: Optimization is automatic.
         """
-        if self.automatic_optimization:
+        if self.automatic_optimization and (self.trainer is None or not self.trainer._run.by_hand):
             raise MisconfiguredValue(
                 "manual_backward was called, but automatic_optimization=True runs backward "
                 "itself: set self.automatic_optimization = False in __init__, or return the loss"
@@ -253,7 +253,7 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
         if self.trainer is None:
             loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
         else:
-            self.trainer.manual_backward(loss, *args, **kwargs)
+            self.trainer.manual_backward(loss, *args, optimizer=optimizer, **kwargs)
 
     def toggle_optimizer(self, optimizer: Any, optimizer_idx: int | None = None) -> None:
         """Freeze the parameters of all other optimizers; what was frozen before stays frozen.

@@ -145,9 +145,11 @@ class ModuleHandler(Handler):
 
     def _end_epoch(self, engine: Engine) -> None:
         result = None
-        if self.defines("training_epoch_end") and self.kept_outputs:
+        if self.defines("training_epoch_end"):
             self.recorder.hook = "training_epoch_end"
-            result = self.model.training_epoch_end(_epoch_outputs(self.kept_outputs))
+            state: Any = engine.state
+            kept = self.kept_outputs or [state.outputs or [[]]]
+            result = self.model.training_epoch_end(_epoch_outputs(kept))
             self._tell_of_dict("training_epoch_end", result)
         self.recorder.train_epoch_ended(result)
         self.kept_outputs = []

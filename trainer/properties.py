@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from leyden.by_hand import manual_backward
 from leyden.engine import Engine
 from leyden.handler_set import HandlerSet
 from leyden.handlers.accumulation_scheduler import GradientAccumulationScheduler
@@ -215,9 +216,9 @@ class TrainerProperties(HardwareProperties):
         """Batches in a row for each optimizer; empty where all step on each batch."""
         return self._run.parts.frequencies
 
-    def manual_backward(self, loss: Any, *args: Any, **kwargs: Any) -> None:
-        """The backward pass of a module that optimizes by hand."""
-        self._run.manual_backward(loss, *args, **kwargs)
+    def manual_backward(self, loss: Any, *args: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        """The backward pass of a module that optimizes by hand, for this optimizer."""
+        manual_backward(self._run, loss, optimizer, *args, **kwargs)
 
     # ------------------------------------------------------------------ data
 
@@ -240,6 +241,12 @@ class TrainerProperties(HardwareProperties):
     def num_training_batches(self) -> float:
         """Batches of a training epoch, after the limit; infinity where it is unknown."""
         return self._run.loaders.num_training_batches
+
+    @property
+    def val_check_batch(self) -> float:
+        """After how many batches of an epoch it validates; infinity: where its data ends."""
+        run = self._run
+        return run.loaders.val_check_batch(run.settings.val_check_interval)
 
     @property
     def num_val_batches(self) -> list[float]:

@@ -191,24 +191,10 @@ class Run:
         """Whether a batch has begun that is not over."""
         return self.engine.phase is Phase.STEPPING
 
-    def manual_backward(self, loss: Any, *args: Any, **kwargs: Any) -> None:
-        """A backward pass that the module asks for, with its events."""
-        step = self.step
-        assert step is not None
-        factor = self.state.accumulate_grad_batches
-        self.state.loss = loss = loss / factor if factor != 1 else loss
-        if step.backward_started.live:
-            step.backward_started.fire()
-        if self.strategy.active:
-            self.strategy.before_backward(loss)
-        if step.backward is None:
-            loss.backward(*args, **kwargs)
-        else:
-            step.backward(loss, None, -1, *args, **kwargs)
-        if self.strategy.active:
-            self.strategy.after_backward()
-        if step.backward_completed.live:
-            step.backward_completed.fire()
+    @property
+    def by_hand(self) -> bool:
+        """Whether the training step of now does backward pass and optimizer step itself."""
+        return self.step is not None and self.step.manual
 
     def say(self, message: str) -> None:
         """Tell the user, on the first process."""
@@ -459,9 +445,9 @@ class Run:
         self.engine.fire_event(TrainerEvents.SANITY_CHECK_STARTED)
         try:
             self.evaluate("validate", "sanity", limits=self.sanity_batches)
+            self.engine.fire_event(TrainerEvents.SANITY_CHECK_COMPLETED)
         finally:
             self.sanity_checking = False
-        self.engine.fire_event(TrainerEvents.SANITY_CHECK_COMPLETED)
 
     def validate_in_training(self, on_epoch: bool) -> None:
         """One validation inside fit."""

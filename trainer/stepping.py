@@ -18,7 +18,7 @@ from leyden.module import LightningModule
 from leyden.optimizers import OptimizerSet
 from leyden.overrides import overrides
 
-__all__ = ["evaluation_step", "training_step", "verify"]
+__all__ = ["evaluation_step", "training_step", "verify", "verify_accumulation"]
 
 #: What a module may do instead of the training step's own way.
 HOOKED = ("training_step_end", "backward", "optimizer_step", "optimizer_zero_grad")
@@ -46,6 +46,24 @@ def verify(model: Any, stage: str) -> None:
         if not overrides(model, name, LightningModule):
             raise MisconfigurationException(
                 f"{type(model).__name__} has no {name}(): fit cannot train without it"
+            )
+
+
+def verify_accumulation(model: Any, settings: Any) -> None:
+    """Refuse accumulation beside a module that decides itself when to step.
+
+    Raises:
+        MisconfigurationException: naming the override.
+    """
+    if settings.accumulate_grad_batches in (1, {0: 1}) or not _automatic(model, settings):
+        return
+    for name in ("optimizer_step", "optimizer_zero_grad"):
+        if overrides(model, name, LightningModule):
+            raise MisconfigurationException(
+                f"accumulate_grad_batches={settings.accumulate_grad_batches} and an overridden "
+                f"{name} do not go together, both decide when to step: use "
+                "accumulate_grad_batches=1 or remove the override. It ensures optimizer_step "
+                "or optimizer_zero_grad are called on every batch"
             )
 
 
@@ -79,15 +97,7 @@ def training_step(
             f"{type(model).__name__} takes no 'hiddens': add that argument"
         )
     has = {name: overrides(model, name, LightningModule) for name in HOOKED}
-    if settings.accumulate_grad_batches not in (1, {0: 1}) and not manual:
-        for name in ("optimizer_step", "optimizer_zero_grad"):
-            if has[name]:
-                raise MisconfigurationException(
-                    f"accumulate_grad_batches={settings.accumulate_grad_batches} and an overridden "
-                    f"{name} do not go together, both decide when to step: use "
-                    "accumulate_grad_batches=1 or remove the override. It ensures optimizer_step "
-                    "or optimizer_zero_grad are called on every batch"
-                )
+    verify_accumulation(model, settings)
 
     def own_optimizer_step(optimizer: Any, index: int, closure: Callable[[], Any]) -> Any:
         scope.hook = "optimizer_step"
@@ -178,7 +188,8 @@ def _precise_backward(precision: Precision, own: Callable[..., Any] | None) -> C
                 return own(scaled, optimizer, index, *args, **kwargs)
             return scaled.backward(*args, **kwargs)
 
-        precision.backward(run, loss, optimizer)
+        # By hand it may be any of them that steps next, or all.
+        precision.backward(run, loss, None if index < 0 else optimizer)
 
     return backward
 

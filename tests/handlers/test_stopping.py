@@ -70,3 +70,20 @@ def test_it_says_so_when_a_stop_has_to_wait() -> None:
 def test_impossible_counts_are_refused(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Stopping(**arguments)
+
+
+@pytest.mark.parametrize("event", [Events.GET_BATCH_STARTED, Events.ITERATION_STARTED])
+@pytest.mark.parametrize("listened", [False, True])
+def test_a_stop_before_the_step_lets_the_batch_that_begins_run(event: Any, listened: bool) -> None:
+    stopping = Stopping()
+    run = Small(stopping)
+    steps: list[int] = []
+    if listened:
+        run.engine.listen(
+            Events.ITERATION_COMPLETED, lambda engine: steps.append(engine.state.iteration)
+        )
+    at = event(once=2 if event is Events.ITERATION_STARTED else 1)
+    run.engine.listen(at, lambda engine: stopping.stop())
+    run.run(epochs=3)
+    assert run.state.optimizer_steps == run.state.iteration == 2
+    assert steps == ([1, 2] if listened else [])

@@ -169,7 +169,7 @@ def test_manual_backward() -> None:
     seen: list[Any] = []
     model.trainer = trainer(manual_backward=lambda *args, **kw: seen.append((args, kw)))
     model.manual_backward("loss", "optimizer", retain_graph=True)  # type: ignore[arg-type]
-    assert seen == [(("loss",), {"retain_graph": True})]
+    assert seen == [(("loss",), {"optimizer": "optimizer", "retain_graph": True})]
 
 
 def test_toggling() -> None:

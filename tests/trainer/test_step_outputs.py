@@ -180,3 +180,50 @@ def test_the_hooks_at_the_end_of_an_epoch_see_its_values() -> None:
     assert seen == [*zip(names, (1.5, 3.5, 3.5, 1), strict=True)] + [
         *zip(names, (11.5, 14.5, 14.5, 2), strict=True)
     ]
+
+
+class Ends(One):
+    """Keeps what its epoch end is given; returns nothing in all batches, or only in some."""
+
+    def __init__(self, returned: Any) -> None:
+        super().__init__()
+        self.returned = returned
+        self.given: list[Any] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:  # type: ignore[override]
+        return self.returned(self.left(batch).mean(), batch_idx)
+
+    def training_epoch_end(self, outputs: Any) -> None:
+        self.given.append(outputs)
+
+
+@pytest.mark.filterwarnings("ignore:training_step returned None")
+def test_the_epoch_end_is_called_where_no_step_returned_anything() -> None:
+    model = Ends(lambda loss, number: None)
+    trainer(max_epochs=2).fit(model)
+    assert model.given == [[], []]
+
+
+def test_hidden_states_are_not_kept_for_the_epoch_end() -> None:
+    model = Ends(lambda loss, number: {"loss": loss, "hiddens": loss, "number": number})
+    trainer(max_epochs=1).fit(model)
+    assert [sorted(output) for output in model.given[0]] == [["loss", "number"]] * 4
+
+
+def test_optimizers_that_take_turns_give_one_list_in_the_order_of_batches() -> None:
+    given: list[Any] = []
+
+    class Turns(Two):
+        def training_step(self, batch: Any, batch_idx: int, optimizer_idx: int) -> Any:
+            loss = (self.left, self.right)[optimizer_idx](batch).mean()
+            return {"loss": loss, "turn": (batch_idx, optimizer_idx)}
+
+        def training_epoch_end(self, outputs: Any) -> None:
+            given.extend(output["turn"] for output in outputs)
+
+        def configure_optimizers(self) -> Any:
+            pair = super().configure_optimizers()
+            return [{"optimizer": one, "frequency": n} for one, n in zip(pair, (2, 1), strict=True)]
+
+    trainer(max_epochs=1).fit(Turns())
+    assert given == [(0, 0), (1, 0), (2, 1), (3, 0)]
