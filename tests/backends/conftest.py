@@ -12,3 +12,6 @@ def four_devices() -> None:
     """XLA's runtime starts with the first device that is asked for, and has these from then on."""
     os.environ.setdefault("PJRT_DEVICE", "CPU")
     os.environ.setdefault("CPU_NUM_DEVICES", "4")
+    import torch_xla
+
+    torch_xla.device()  # before any test trains on the CPU: autograd takes up none that come later
