@@ -108,7 +108,7 @@ class _Group:
         self.method = method
         self.processes: list[Any] = []
         self.connections: dict[int, Connection] = {}
-        self.signals = 0
+        self.numbers: list[int] = []  # signals that came
         self.answered = False
 
     def start(self) -> None:
@@ -126,10 +126,31 @@ class _Group:
                     args=(os.path.join(self.folder, "payload"), variables, self.count, theirs),
                     name=f"leyden-rank-{rank}",
                 )
-                process.start()
+                try:
+                    process.start()
+                except (EOFError, OSError) as error:
+                    self._explain_start(error)
+                    raise
                 theirs.close()
                 self.processes.append(process)
+                missed = list(self.numbers)
                 self.connections[rank] = ours
+                for number in missed:
+                    ours.send_bytes(str(number).encode())
+
+    def _explain_start(self, error: Exception) -> None:
+        """Raise what it means that a process cannot be started, where that is known."""
+        # Ctrl-C in a terminal also reaches the server of processes, which dies of it as long as it
+        # imports.
+        if signal.SIGINT in self.numbers:
+            raise KeyboardInterrupt from error
+        if self.numbers:
+            raise SystemExit(128 + self.numbers[0]) from error
+        if isinstance(error, EOFError):
+            raise RankEnded(
+                "the server that starts processes ended before it had started them; what it "
+                "printed is above. If it was killed, memory may have run out: use fewer processes"
+            ) from error
 
     def results(self) -> list[bytes]:
         """What each process answered; the first error of one ends all."""
@@ -141,7 +162,7 @@ class _Group:
             try:
                 ready = wait(list(waiting.values()), min(until - time.monotonic(), 1.0))
             except KeyboardInterrupt:
-                if self.signals < 3:  # of a handler that is not ours
+                if len(self.numbers) < 3:  # of a handler that is not ours
                     self.signal(signal.SIGINT)
                     continue
                 raise
@@ -197,8 +218,8 @@ class _Group:
 
     def signal(self, number: int) -> None:
         """Have a signal arrive in every process; the third one ends them at once."""
-        self.signals += 1
-        if self.signals > 2:
+        self.numbers.append(int(number))
+        if len(self.numbers) > 2:
             raise KeyboardInterrupt
         for connection in self.connections.values():
             with contextlib.suppress(OSError):  # it has ended
@@ -206,7 +227,7 @@ class _Group:
 
     def kill(self) -> None:
         """End what still runs, and wait for its end."""
-        until = time.monotonic() + (_CLOSING if self.signals < 3 and self.answered else 0)
+        until = time.monotonic() + (_CLOSING if len(self.numbers) < 3 and self.answered else 0)
         for process in self.processes:
             process.join(max(until - time.monotonic(), 0))
             if process.exitcode is None:

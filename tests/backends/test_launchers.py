@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.process
 import os
 import signal
 import subprocess
@@ -145,6 +146,54 @@ def test_ctrl_c_arrives_in_every_rank_once(tmp_path: Path) -> None:
         assert launched(wait_for_it) == [1, 1]
     finally:
         pressing.join()
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (signal.SIGINT, KeyboardInterrupt),
+        (signal.SIGTERM, SystemExit),
+        (None, RankEnded),
+    ],
+)
+def test_a_server_of_processes_that_dies_while_it_starts_is_explained(
+    number: int | None, expected: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a terminal Ctrl-C reaches it as well, and it dies of it while it imports."""
+
+    def start(process: Any) -> None:
+        if number is not None:
+            os.kill(os.getpid(), number)
+        raise EOFError("unexpected EOF")
+
+    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", start)
+    with pytest.raises(expected) as caught:
+        launched(os.getpid)
+    assert isinstance(caught.value.__cause__, EOFError)
+    if expected is SystemExit:
+        assert caught.value.code == 128 + signal.SIGTERM
+
+
+def test_a_signal_that_comes_before_a_rank_is_there_arrives_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait_for_it() -> int:
+        try:
+            threading.Event().wait(60)
+        except KeyboardInterrupt:
+            return 1
+        return 0
+
+    launched(os.getpid)  # the server of processes is up, and deaf to Ctrl-C
+    ready = multiprocessing.process.BaseProcess.start
+
+    def start(process: Any) -> None:
+        if process.name == "leyden-rank-1":
+            os.kill(os.getpid(), signal.SIGINT)
+        ready(process)
+
+    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", start)
+    assert launched(wait_for_it) == [1, 1]
 
 
 @pytest.mark.parametrize("how", ["spawn", "script"])
