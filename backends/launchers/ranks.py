@@ -40,8 +40,9 @@ def serve(path: str, variables: Mapping[str, str], count: int, connection: Conne
     # Loader workers start as in any process. Otherwise how this one was started is handed down:
     # each worker would import torch anew, and get the data set by pickling.
     multiprocessing.set_start_method(None, force=True)
-    threading.Thread(target=_listen, args=(connection,), name="leyden-parent", daemon=True).start()
+    parent = threading.Thread(target=_listen, args=(connection,), name="leyden-parent", daemon=True)
     try:
+        parent.start()  # a signal may be waiting
         with open(path, "rb") as file:
             function, args = pickle.load(file)
         value = function(*args)
