@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from leyden.compat_gone import REFUSED, STAND_INS
-from leyden.compat_names import MODULES
+from leyden.compat_names import MODULES, REPLACEABLE
 
 __all__ = ["install", "is_installed", "uninstall"]
 
@@ -138,9 +138,31 @@ class _Module(ModuleType):
             f"module {self.__name__!r} of leyden.compat has no attribute {name!r}{hint}"
         )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        home = self._home(name)
+        if home is None:
+            super().__setattr__(name, value)
+        else:
+            setattr(importlib.import_module(home[0]), home[1], value)
+
+    def __delattr__(self, name: str) -> None:
+        home = self._home(name)
+        if home is None:
+            super().__delattr__(name)
+        else:
+            delattr(importlib.import_module(home[0]), home[1])
+
+    def _home(self, name: str) -> tuple[str, str] | None:
+        """Where a name belongs that code may put something of its own under."""
+        place = REPLACEABLE.get(name)
+        if place is None or self.__dict__.get("_names", {}).get(name) != place:
+            return None
+        module, attribute = place.split(":")
+        return module, attribute
+
     def _kept(self, name: str, value: Any) -> Any:
         # But not where it is found out each time, as whether a package is there.
-        if not name.isupper():
+        if not name.isupper() and self._home(name) is None:
             self.__dict__[name] = value
         return value
 

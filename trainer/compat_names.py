@@ -2,7 +2,7 @@
 
 from leyden.compat_later import LATER
 
-__all__ = ["MODULES"]
+__all__ = ["MODULES", "REPLACEABLE"]
 
 _CALLBACKS = "leyden.callbacks"
 _LOGGERS = "leyden.loggers"
@@ -15,6 +15,20 @@ _PROFILERS = "leyden.profiler"
 _ERRORS = "leyden.engine.errors"
 _METRICS = "leyden.legacy_metrics"
 _SCORES = "leyden.legacy_scores"
+
+
+#: names under which a logger looks up its package: what code puts there (a mock, as a rule) is
+#: what the logger uses.
+REPLACEABLE = {
+    "MlflowClient": "leyden.handlers.loggers.mlflow:MlflowClient",
+    "SummaryWriter": "leyden.handlers.loggers.tensorboard:SummaryWriter",
+    "mlflow": "leyden.handlers.loggers.mlflow:mlflow",
+    "wandb": "leyden.handlers.loggers.wandb:wandb",
+}
+
+
+def _replaceable(*names: str) -> dict[str, str]:
+    return {name: REPLACEABLE[name] for name in names}
 
 
 def _from(module: str, *names: str) -> dict[str, str]:
@@ -203,15 +217,25 @@ MODULES: dict[str, dict[str, str]] = {
     "core.saving": _SAVING,
     "core.step_result": {},
     "distributed": {},
-    "loggers": _from(
-        _LOGGERS,
-        "CSVLogger",
-        "LightningLoggerBase",
-        "LoggerCollection",
-        "MLFlowLogger",
-        "TensorBoardLogger",
-        "WandbLogger",
-    ),
+    "loggers": {
+        **_from(
+            _LOGGERS,
+            "CSVLogger",
+            "LightningLoggerBase",
+            "LoggerCollection",
+            "MLFlowLogger",
+            "TensorBoardLogger",
+            "WandbLogger",
+        ),
+        **_from(
+            _FLAGS,
+            "_COMET_AVAILABLE",
+            "_MLFLOW_AVAILABLE",
+            "_NEPTUNE_AVAILABLE",
+            "_TESTTUBE_AVAILABLE",
+            "_WANDB_AVAILABLE",
+        ),
+    },
     "loggers.base": _LOGGER_BASE,
     "loggers.comet": _from(_FLAGS, "_COMET_AVAILABLE"),
     "loggers.csv_logs": {
@@ -221,11 +245,19 @@ MODULES: dict[str, dict[str, str]] = {
     "loggers.mlflow": {
         **_from(_LOGGERS, "MLFlowLogger"),
         **_from(_FLAGS, "LOCAL_FILE_URI_PREFIX", "_MLFLOW_AVAILABLE"),
+        **_replaceable("MlflowClient", "mlflow"),
     },
     "loggers.neptune": _from(_FLAGS, "_NEPTUNE_AVAILABLE"),
-    "loggers.tensorboard": _from(_LOGGERS, "TensorBoardLogger"),
+    "loggers.tensorboard": {
+        **_from(_LOGGERS, "TensorBoardLogger"),
+        **_replaceable("SummaryWriter"),
+    },
     "loggers.test_tube": _from(_FLAGS, "_TESTTUBE_AVAILABLE"),
-    "loggers.wandb": {**_from(_LOGGERS, "WandbLogger"), **_from(_FLAGS, "_WANDB_AVAILABLE")},
+    "loggers.wandb": {
+        **_from(_LOGGERS, "WandbLogger"),
+        **_from(_FLAGS, "_WANDB_AVAILABLE"),
+        **_replaceable("wandb"),
+    },
     "metrics": {
         **_ALL_CLASSIFIERS,
         **_ALL_REGRESSIONS,

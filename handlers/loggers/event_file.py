@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["EventFile", "restart_event", "scalar_event", "summary_writer"]
+__all__ = ["EventFile", "is_direct", "restart_event", "scalar_event", "summary_writer"]
 
 _serial = itertools.count()
 
@@ -112,6 +112,11 @@ def summary_writer(log_dir: str, **kwargs: Any) -> Any:
         ModuleNotFoundError: If tensorboardX is not installed.
     """
     return _writer_class()(logdir=log_dir, **kwargs)
+
+
+def is_direct(writer: Any) -> bool:
+    """Whether `summary_writer` made it."""
+    return isinstance(writer, _writer_class())
 
 
 @functools.cache

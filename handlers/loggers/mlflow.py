@@ -1,12 +1,16 @@
 """MLflow: `MLFlowLogger`."""
 
 import contextlib
+import functools
+import importlib
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+from leyden.engine.notice import warn
 from leyden.handlers.loggers.base import (
     LightningLoggerBase,
     rank_zero_experiment,
@@ -132,8 +136,7 @@ class MLFlowLogger(LightningLoggerBase):
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Write hyper-parameters; MLflow keeps the first 250 characters of a long value."""
-        import mlflow.entities as entities
-
+        entities = _entities()
         flat = flatten_params(convert_params(params))
         rows = [entities.Param(key, str(value)[:_PARAM_LENGTH]) for key, value in flat.items()]
         client = self.experiment
@@ -142,13 +145,12 @@ class MLFlowLogger(LightningLoggerBase):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Write metrics in one call to the server.
+        """Write metrics in one call to the server, without what it takes in no name (``[]`` ...).
 
         Raises:
             ValueError: If a value is no number.
         """
-        import mlflow.entities as entities
-
+        entities = _entities()
         now = time.time_ns() // 1_000_000
         rows = []
         for key, value in scalars(self._add_prefix(metrics, self._prefix)).items():
@@ -157,7 +159,7 @@ class MLFlowLogger(LightningLoggerBase):
                     f"the metric {key!r} is {value!r} of type {type(value).__name__}, which MLflow "
                     "cannot take: log a number or a tensor of one element"
                 )
-            rows.append(entities.Metric(key, float(value), now, step or 0))
+            rows.append(entities.Metric(_allowed(key), float(value), now, step or 0))
         client = self.experiment
         for first in range(0, len(rows), _METRICS_A_CALL):
             client.log_batch(self._run_id, metrics=rows[first : first + _METRICS_A_CALL])
@@ -174,6 +176,19 @@ class MLFlowLogger(LightningLoggerBase):
         return {**self.__dict__, "_client": None}
 
 
+@functools.lru_cache(maxsize=1024)  # and so told once for each name
+def _allowed(name: str) -> str:
+    """Leave out of a metric's name what MLflow would refuse the whole row for."""
+    left = re.sub(r"[^-\w/. ]+", "", name, flags=re.ASCII)
+    if left != name:
+        warn(
+            f"MLflow takes no special characters in metric names but '_', '/', '.', '-' and ' ': "
+            f"{name!r} is logged as {left!r}",
+            RuntimeWarning,
+        )
+    return left
+
+
 @contextlib.contextmanager
 def _files_allowed(address: str) -> Iterator[None]:
     """Let MLflow open a store of local files, which it refuses where nobody has said a word."""
@@ -188,7 +203,26 @@ def _files_allowed(address: str) -> Iterator[None]:
         os.environ.pop(name, None)
 
 
+def __getattr__(name: str) -> Any:
+    """Give ``mlflow`` and its client, None without it; what a test puts there is used instead."""
+    if name not in ("MlflowClient", "mlflow"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        client = _import_mlflow()
+    except ModuleNotFoundError:
+        return None
+    return client if name == "MlflowClient" else importlib.import_module("mlflow")
+
+
+def _entities() -> Any:
+    if globals().get("mlflow") is not None:
+        return globals()["mlflow"].entities
+    return importlib.import_module("mlflow.entities")
+
+
 def _import_mlflow() -> Any:
+    if globals().get("MlflowClient") is not None:
+        return globals()["MlflowClient"]
     try:
         from mlflow.tracking import MlflowClient
     except ModuleNotFoundError as error:

@@ -1,6 +1,7 @@
 """Scalars, hyper-parameters and graphs for TensorBoard: `TensorBoardLogger`."""
 
 import contextlib
+import importlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -10,10 +11,7 @@ import torch
 
 from leyden.engine.notice import warn
 from leyden.handlers.loggers.base import rank_zero_experiment, rank_zero_only
-from leyden.handlers.loggers.event_file import (
-    restart_event,
-    summary_writer,
-)
+from leyden.handlers.loggers.event_file import is_direct, restart_event, summary_writer
 from leyden.handlers.loggers.folder import FolderLogger
 from leyden.handlers.loggers.hparams import convert_params, flatten_params, save_hparams_to_yaml
 from leyden.handlers.loggers.ranks import is_rank_zero
@@ -66,7 +64,11 @@ class TensorBoardLogger(FolderLogger):
         """The tensorboardX ``SummaryWriter``: ``add_image``, ``add_histogram`` and all the rest."""
         if self._experiment is None:
             self._process = os.getpid()
-            self._experiment = summary_writer(self._folder(), **self._kwargs)
+            replaced = globals().get("SummaryWriter")
+            if replaced is None:
+                self._experiment = summary_writer(self._folder(), **self._kwargs)
+            else:
+                self._experiment = replaced(log_dir=self._folder(), **self._kwargs)
         return self._experiment
 
     def _writes(self) -> bool:
@@ -94,9 +96,12 @@ class TensorBoardLogger(FolderLogger):
         if metrics is not None or self._placeholder_due:
             self.log_metrics(shown, 0)
         self._placeholder_due = False
-        from tensorboardX.summary import hparams
-
-        writer = self.experiment._get_file_writer()
+        experiment = self.experiment
+        if is_direct(experiment):
+            from tensorboardX.summary import hparams
+        else:  # torch's writer takes the records of the package tensorboard
+            from torch.utils.tensorboard.summary import hparams
+        writer = experiment._get_file_writer()
         for summary in hparams(flatten_params(params), shown):
             writer.add_summary(summary, 0)
 
@@ -111,6 +116,9 @@ class TensorBoardLogger(FolderLogger):
         experiment = self._experiment or self.experiment
         if not metrics:
             return
+        if not is_direct(experiment):
+            self._log_by_calls(experiment, metrics, step)
+            return
         values = []
         for key, value in scalars(self._add_prefix(metrics, self._prefix)).items():
             if isinstance(value, Mapping):
@@ -123,6 +131,16 @@ class TensorBoardLogger(FolderLogger):
                 self._placeholder_due = False
         if values:
             experiment.write_scalars(experiment._get_file_writer(), values, step)
+
+    def _log_by_calls(self, experiment: Any, metrics: Mapping[str, Any], step: int | None) -> None:
+        """Write through any SummaryWriter: that of a class of the user's, or of a test."""
+        for key, value in scalars(self._add_prefix(metrics, self._prefix)).items():
+            if isinstance(value, Mapping):
+                experiment.add_scalars(key, dict(value), step)
+            else:
+                experiment.add_scalar(key, _number(key, value), step)
+            if key == "hp_metric":
+                self._placeholder_due = False
 
     @rank_zero_only
     def log_graph(self, model: Any, input_array: Any = None) -> None:
@@ -144,8 +162,9 @@ class TensorBoardLogger(FolderLogger):
             input_array = getattr(model, "example_input_array", None)
         if input_array is None:
             warn(
-                "log_graph=True, but the graph cannot be logged without an input: set "
-                "model.example_input_array or pass input_array=",
+                "Could not log computational graph since the `model.example_input_array` attribute "
+                "is not set or `input_array` was not given: set or pass one, or leave log_graph at "
+                "False"
             )
             return
         parameter = next(model.parameters(), None)
@@ -166,7 +185,8 @@ class TensorBoardLogger(FolderLogger):
     def resume(self, step: int, state: Mapping[str, Any] | None = None) -> None:
         """Let TensorBoard drop what an earlier process wrote for ``step`` and later."""
         self._placeholder_due = False
-        self.experiment._get_file_writer().add_event(restart_event(step), step)
+        if is_direct(self.experiment):
+            self.experiment._get_file_writer().add_event(restart_event(step), step)
 
     def save(self) -> None:
         """Write the YAML file if hyper-parameters have come since the last time."""
@@ -198,6 +218,13 @@ class TensorBoardLogger(FolderLogger):
     def __getstate__(self) -> dict[str, Any]:
         # An open file cannot travel to another process; a new one begins there.
         return {**super().__getstate__(), "_experiment": None}
+
+
+def __getattr__(name: str) -> Any:
+    """Give tensorboardX's ``SummaryWriter``; what a test puts in its place is used instead."""
+    if name != "SummaryWriter":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module("tensorboardX").SummaryWriter
 
 
 def _number(key: str, value: Any) -> float:

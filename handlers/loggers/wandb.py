@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from leyden.engine.errors import MisconfiguredValue
 from leyden.handlers.loggers.base import (
     LightningLoggerBase,
     rank_zero_experiment,
@@ -27,6 +28,7 @@ class WandbLogger(LightningLoggerBase):
         save_dir: The folder of its local files; the current one if None.
         offline: Whether to write local files only, for ``wandb sync`` later.
         id: The run's id, to go on with an earlier run.
+        anonymous: Whether W&B may do without an account; its newer versions have no use for it.
         version: The same as ``id``.
         project: The project.
         log_model: Must be False: checkpoints are not uploaded.
@@ -36,7 +38,8 @@ class WandbLogger(LightningLoggerBase):
 
     Raises:
         ModuleNotFoundError: If wandb is not installed.
-        ValueError: If ``log_model`` is true, or ``save_dir`` an address such as ``s3://runs``.
+        MisconfigurationException: If ``log_model`` is true, or ``save_dir`` an address such as
+            ``s3://runs``; a ``ValueError`` as well.
     """
 
     LOGGER_JOIN_CHAR = "-"
@@ -47,6 +50,7 @@ class WandbLogger(LightningLoggerBase):
         save_dir: str | os.PathLike[str] | None = None,
         offline: bool = False,
         id: str | None = None,
+        anonymous: bool = False,
         version: str | None = None,
         project: str | None = None,
         log_model: bool = False,
@@ -56,9 +60,10 @@ class WandbLogger(LightningLoggerBase):
     ) -> None:
         super().__init__()
         if log_model:
-            raise ValueError(
+            raise MisconfiguredValue(
                 f"log_model={log_model!r}: this logger uploads no checkpoints; leave it at False "
                 "and pass the file to logger.experiment.log_artifact(path) when the run is over"
+                + ("; checkpoints cannot be uploaded in offline mode" if offline else "")
             )
         if experiment is None:
             _import_wandb()  # refused here, not in the middle of the first epoch
@@ -70,6 +75,7 @@ class WandbLogger(LightningLoggerBase):
             )
         self._offline = offline
         self._id = version or id
+        self._anonymous = anonymous
         self._project = project
         self._prefix = prefix
         self._kwargs = kwargs
@@ -79,15 +85,23 @@ class WandbLogger(LightningLoggerBase):
 
     def _use(self, run: Any) -> None:
         self._experiment = run
-        self._id = run.id
+        if not hasattr(run, "define_metric"):  # a stand-in for a run, in a test
+            return
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The W&B run: ``log``, ``config``, ``watch`` and all the rest."""
+        """The W&B run: ``log``, ``config``, ``watch`` and all the rest.
+
+        Where this process has one already, begun by ``wandb.init``, it is that one.
+        """
         if self._experiment is None:
+            wandb = _import_wandb()
+            if wandb.run is not None:
+                self._use(wandb.run)
+                return self._experiment
             arguments: dict[str, Any] = {
                 "name": self._name,
                 "dir": self._save_dir,
@@ -98,9 +112,11 @@ class WandbLogger(LightningLoggerBase):
             }
             if self._offline:
                 arguments["mode"] = "offline"
+            if self._anonymous:
+                arguments.setdefault("anonymous", "allow")
             if self._save_dir is not None:
                 os.makedirs(self._save_dir, exist_ok=True)
-            self._use(_import_wandb().init(**arguments))
+            self._use(wandb.init(**arguments))
         return self._experiment
 
     @property
@@ -112,13 +128,15 @@ class WandbLogger(LightningLoggerBase):
     def name(self) -> str | None:
         """The project's name once the run has begun, else the run's."""
         if self._experiment is not None:
-            return str(self._experiment.project)
+            # Runs of old versions have a method for it.
+            named = getattr(self._experiment, "project_name", None)
+            return str(named() if callable(named) else self._experiment.project)
         return self._name
 
     @property
     def version(self) -> str | None:
         """The run's id; None before it has begun if none was given."""
-        return self._id
+        return self._id if self._experiment is None else self._experiment.id
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -147,10 +165,22 @@ class WandbLogger(LightningLoggerBase):
 
     def __getstate__(self) -> dict[str, Any]:
         # The run belongs to this process; another one joins it by its id.
-        return {**self.__dict__, "_experiment": None}
+        return {**self.__dict__, "_experiment": None, "_id": self.version}
+
+
+def __getattr__(name: str) -> Any:
+    """Give the package as ``wandb``, None without it; what a test puts there is used instead."""
+    if name != "wandb":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return _import_wandb()
+    except ModuleNotFoundError:
+        return None
 
 
 def _import_wandb() -> Any:
+    if globals().get("wandb") is not None:
+        return globals()["wandb"]
     try:
         import wandb
     except ModuleNotFoundError as error:

@@ -8,6 +8,7 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -33,6 +34,21 @@ def test_the_package_is_leyden(pl: Any) -> None:
     assert "pytorch_lightning" in sys.modules
     compat.install(force=True)  # a second time changes nothing
     assert sys.modules["pytorch_lightning"] is pl
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [("wandb", "wandb"), ("mlflow", "MlflowClient"), ("tensorboard", "SummaryWriter")],
+)
+def test_a_mock_of_a_loggers_package_is_what_the_logger_uses(
+    pl: Any, place: str, name: str
+) -> None:
+    home = importlib.import_module(f"leyden.handlers.loggers.{place}")
+    before = getattr(home, name)
+    with mock.patch(f"pytorch_lightning.loggers.{place}.{name}") as put:
+        assert getattr(home, name) is put
+        assert getattr(sys.modules[f"pytorch_lightning.loggers.{place}"], name) is put
+    assert getattr(home, name) is before and name not in vars(home)
 
 
 #: The public names of every module of pytorch-lightning 1.1.8, read off its wheel.

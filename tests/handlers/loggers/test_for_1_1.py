@@ -2,13 +2,22 @@
 
 from argparse import Namespace
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 
 import leyden
-from leyden.handlers.loggers import LightningLoggerBase, LoggerCollection, rank_zero_only
+from leyden.engine.errors import MisconfigurationException
+from leyden.handlers.loggers import (
+    LightningLoggerBase,
+    LoggerCollection,
+    MLFlowLogger,
+    TensorBoardLogger,
+    WandbLogger,
+    rank_zero_only,
+)
 from tests.trainer.tiny import Tiny, data
 
 
@@ -86,3 +95,71 @@ def test_a_collection_takes_what_logs() -> None:
     assert one.log_metrics.called
     with pytest.raises(TypeError, match="is no logger"):
         LoggerCollection(["not one"])  # type: ignore[list-item]
+
+
+class Writer(mock.MagicMock):
+    """Stands for a SummaryWriter of another package."""
+
+
+def test_tensorboard_writes_through_a_writer_of_the_users(tmp_path: Path) -> None:
+    writer = Writer()
+
+    class Mine(TensorBoardLogger):
+        @property
+        def experiment(self) -> Any:
+            return writer
+
+    logger = Mine(tmp_path, prefix="p")
+    logger.log_metrics({"loss": 0.5, "two": {"a": 1, "b": 2}}, 3)
+    writer.add_scalar.assert_called_once_with("p-loss", 0.5, 3)
+    writer.add_scalars.assert_called_once_with("p-two", {"a": 1, "b": 2}, 3)
+    logger.resume(2)
+    writer._get_file_writer.return_value.add_event.assert_not_called()
+
+
+def test_hyperparameters_through_torchs_writer(tmp_path: Path) -> None:
+    tensorboard = pytest.importorskip("torch.utils.tensorboard", reason="tensorboard is missing")
+    logger = TensorBoardLogger(tmp_path)
+    logger._experiment = tensorboard.SummaryWriter(tmp_path / "torch")
+    logger.log_hyperparams({"lr": 0.1})
+    logger.finalize("success")
+    assert list((tmp_path / "torch").iterdir())
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Put a package in wandb's place that has begun a run."""
+    package = mock.MagicMock()
+    package.run.id = "r1"
+    monkeypatch.setattr("leyden.handlers.loggers.wandb.wandb", package, raising=False)
+    return package.run
+
+
+def test_wandb_logs_to_the_run_that_is_there(run: Any) -> None:
+    run.project_name.return_value = "demo"
+    logger = WandbLogger()
+    logger.log_metrics({"loss": 0.5}, 3)
+    run.log.assert_called_once_with({"loss": 0.5, "trainer/global_step": 3})
+    assert (logger.version, logger.name) == ("r1", "demo")
+
+
+def test_wandb_begins_a_run_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = mock.MagicMock(run=None)
+    monkeypatch.setattr("leyden.handlers.loggers.wandb.wandb", package, raising=False)
+    _ = WandbLogger("n", None, True, "id", True).experiment
+    package.init.assert_called_once_with(
+        name="n", dir=None, project=None, id="id", resume="allow", mode="offline", anonymous="allow"
+    )
+    with pytest.raises(MisconfigurationException, match="log_model=True.*in offline mode"):
+        WandbLogger(offline=True, log_model=True)
+
+
+def test_mlflow_gets_no_names_that_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, package = mock.MagicMock(), mock.MagicMock()
+    monkeypatch.setattr("leyden.handlers.loggers.mlflow.MlflowClient", client, raising=False)
+    monkeypatch.setattr("leyden.handlers.loggers.mlflow.mlflow", package, raising=False)
+    logger = MLFlowLogger("demo")
+    with pytest.warns(RuntimeWarning, match="special characters.*'a/b c.d-e\\[0\\]'"):
+        logger.log_metrics({"a/b c.d-e[0]": 1.0})
+    assert package.entities.Metric.call_args.args[:2] == ("a/b c.d-e0", 1.0)
+    client.return_value.log_batch.assert_called_once()
