@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from leyden.engine.errors import MisconfigurationException
+from leyden.engine.errors import MisconfigurationException, MisconfiguredValue
 
 __all__ = ["OptimizerProxy"]
 
@@ -17,6 +17,11 @@ class OptimizerProxy:
     instance of its class, so that schedulers and ``isinstance`` accept it. One that user code makes
     steps the optimizer, and ``configure_optimizers`` may return it.
 
+    Args:
+        optimizer: the optimizer.
+        accumulate_grad_batches: after how many batches this one steps, and after the last of an
+            epoch; None for the Trainer's number. The loss is divided by the Trainer's alone.
+
     Source: ``LightningOptimizer`` of PyTorch Lightning 1.1, which makes such a class the same way.
     """
 
@@ -24,16 +29,22 @@ class OptimizerProxy:
     _owner: Any
     _index: int
     _replaced: tuple[Callable[..., Any], ...] = ()
+    #: kept in the optimizer's own dict, for the proxy that a run makes of it.
+    accumulate_grad_batches: int | None = None
 
     def __new__(cls, optimizer: Any = None, accumulate_grad_batches: int | None = None) -> Any:
-        if accumulate_grad_batches is not None:
-            raise MisconfigurationException(
-                f"accumulate_grad_batches={accumulate_grad_batches} of one optimizer: give it to "
-                "the Trainer, or step by hand with make_optimizer_step="
-            )
         if optimizer is None:  # a copy that is about to get its attributes
             return object.__new__(cls)
-        return cls.wrap(optimizer, 0, None)
+        every = accumulate_grad_batches
+        if every is not None and (not isinstance(every, int) or every < 1):
+            raise MisconfiguredValue(
+                f"accumulate_grad_batches={every!r}: pass a number of batches, 1 or more, or None "
+                "for the Trainer's"
+            )
+        proxy = cls.wrap(optimizer, 0, None)
+        if every is not None:
+            proxy.accumulate_grad_batches = every
+        return proxy
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Leave the attributes alone: they are the optimizer's."""
@@ -85,7 +96,13 @@ class OptimizerProxy:
         if self._owner is None:  # made by hand, and in no run
             return self._optimizer.step(closure=closure, **kwargs)
         if make_optimizer_step is None:
-            make_optimizer_step = not self._owner.accumulates
+            make_optimizer_step = not self._owner.accumulates(self.accumulate_grad_batches)
+        elif self._owner.zero_grad is not None:
+            raise MisconfigurationException(
+                f"make_optimizer_step={make_optimizer_step} and an overridden optimizer_zero_grad: "
+                "When overriding LightningModule `optimizer_zero_grad`, make_optimizer_step is not "
+                "allowed. Leave one of them out"
+            )
         if not make_optimizer_step:
             if closure is not None:
                 closure()

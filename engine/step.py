@@ -137,6 +137,7 @@ class TrainingStep:
         around = (self.backward, self.zero_grad, self.toggle, self.stepper)
         return (
             len(self.optimizers) == 1
+            and self.proxies[0].accumulate_grad_batches is None
             and not self.frequencies
             and not any((*steps, *around))
             and not takes_closure(self.optimizers[0])
@@ -231,7 +232,9 @@ class TrainingStep:
         if self.toggle is not None:
             self.toggle(optimizer, index)
         try:
-            if not closes:
+            every = self.proxies[index].accumulate_grad_batches
+            waits = every is not None and self.optimizer_step is None and self.accumulates(every)
+            if not closes or waits:
                 result.append(self._forward_backward(state, part, index, optimizer, closes=False))
             elif self.optimizer_step is None and not takes_closure(optimizer):
                 output = self._forward_backward(state, part, index, optimizer, closes=True)
@@ -378,10 +381,12 @@ class TrainingStep:
         self.scope.hook = caller  # a step by hand is made inside training_step, which may go on
         return result
 
-    @property
-    def accumulates(self) -> bool:
-        """Whether the batch of now only adds to the gradients."""
-        return not self._closing
+    def accumulates(self, every: int | None) -> bool:
+        """Whether the batch of now only adds to the gradients, by the Trainer's number or this."""
+        if every is None:
+            return not self._closing
+        position = self._state.iteration - self._state.epoch_start
+        return bool(position % every and position != self._state.num_batches)
 
     def _skip(self, state: Any) -> None:
         # A loader may give None for a batch: no forward, but its place is counted.

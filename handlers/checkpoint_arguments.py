@@ -169,7 +169,10 @@ def tell_deprecated(filepath: Any, prefix: str, mode: str | None) -> None:
     ):
         if value:
             shown = os.fspath(value)
-            deprecated(f"ModelCheckpoint({name}={shown!r})", since=since, instead=instead)
+            then = f"will be removed in v1.{2 if name == 'filepath' else 3}"
+            deprecated(
+                f"ModelCheckpoint({name}={shown!r})", since=since, instead=instead, then=then
+            )
 
 
 def split_filepath(

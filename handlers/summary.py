@@ -231,7 +231,9 @@ def depth_of(mode: str | None, max_depth: int | None) -> int:
         return max_depth
     depths = {None: 0, ModelSummary.MODE_TOP: 1, ModelSummary.MODE_FULL: -1}
     if not (mode is None or isinstance(mode, str)) or mode not in depths:
-        raise MisconfiguredValue(f"mode={mode!r} is unknown: use 'top', 'full' or None")
+        raise MisconfiguredValue(
+            f"mode={mode!r} is unknown: `mode` can be None, 'top' or 'full', got {mode}"
+        )
     return depths[mode]
 
 

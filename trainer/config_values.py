@@ -298,7 +298,12 @@ def choice(*words: str | None) -> Check:
         if not (value is None or isinstance(value, str)):
             refuse(MisconfiguredType, name, value, f"is not text: pass one of {allowed}")
         if value not in words:
-            refuse(MisconfiguredValue, name, value, f"is unknown: pass one of {allowed}")
+            refuse(
+                MisconfiguredValue,
+                name,
+                value,
+                f"is unknown: `{name}` can be {allowed}, got {value}",
+            )
         return value
 
     return check

@@ -18,11 +18,13 @@ class Deprecated:
         since: the version of Lightning.
         instead: what to write; ``{value}`` stands for what was given.
         when: which values are meant.
+        then: what Lightning announced.
     """
 
     since: str
     instead: str
     when: Callable[[Any], bool] = lambda value: value is not None
+    then: str = "will be removed in v1.3"
 
 
 DEPRECATED: dict[str, Deprecated] = {
@@ -30,9 +32,14 @@ DEPRECATED: dict[str, Deprecated] = {
         "1.1", "set self.automatic_optimization = {value} in the module's __init__"
     ),
     "checkpoint_callback": Deprecated(
-        "1.1", "pass it in callbacks=[...]", lambda value: isinstance(value, CallbackBase)
+        "1.1",
+        "pass it in callbacks=[...]",
+        lambda value: isinstance(value, CallbackBase),
+        "will no longer be supported in v1.3",
     ),
-    "distributed_backend": Deprecated("1.0", "pass accelerator={value!r}"),
+    "distributed_backend": Deprecated(
+        "1.0", "pass accelerator={value!r}", then="will be removed in v1.2"
+    ),
     "profiler": Deprecated(
         "1.1", "pass profiler='simple', or leave it out", lambda value: isinstance(value, bool)
     ),
@@ -65,4 +72,5 @@ def tell_deprecated(given: Mapping[str, Any], origin: Mapping[str, str]) -> None
                 f"Trainer({name}={shown})",
                 since=row.since,
                 instead=row.instead.format(value=value),
+                then=row.then,
             )

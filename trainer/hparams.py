@@ -214,7 +214,11 @@ def _assign(owner: Any, value: Any) -> None:
     What was there stays, and so do the initial ones: only what a module was made with goes to
     loggers. Source: Lightning 1.1.
     """
-    deprecated("self.hparams = ...", since="1.1", instead="call self.save_hyperparameters()")
+    deprecated(
+        "self.hparams = ...: The setter for self.hparams in LightningModule",
+        since="1.1",
+        instead="call self.save_hyperparameters()",
+    )
     _add(owner, _to_hparams(value))
     owner._hparams_name = _argument_in_stack(owner, value) or owner._hparams_name
     if "_hparams_initial" not in owner.__dict__:

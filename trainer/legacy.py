@@ -11,7 +11,7 @@ import os
 import pickle
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from leyden.handlers.loggers.ranks import is_rank_zero, rank_zero_only
+from leyden.legacy_parts import lightning_get_all_attr_holders
 from leyden.module import LightningModule
 from leyden.overrides import overrides
 from leyden.transfer import move_to_device
@@ -276,20 +277,12 @@ def is_overridden(
     return hasattr(super_object, method_name) and overrides(model, method_name, super_object)
 
 
-def _holder(model: Any, attribute: str) -> Any:
-    hparams = getattr(model, "hparams", None)
-    data = getattr(getattr(model, "trainer", None), "datamodule", None)
-    if isinstance(hparams, Mapping) and attribute in hparams:
-        return hparams
-    if hasattr(model, attribute):
-        return model
-    if data is not None and hasattr(data, attribute):
-        return data
-    return None
+class _Nowhere(ValueError, AttributeError):
+    """What Lightning 1.1 reports as a ``ValueError``."""
 
 
-def _nowhere(model: Any, attribute: str) -> AttributeError:
-    return AttributeError(
+def _nowhere(model: Any, attribute: str) -> _Nowhere:
+    return _Nowhere(
         f"{type(model).__name__} has no {attribute!r}, neither by itself nor in its hparams nor on "
         f"its data module: set self.{attribute} in __init__, or save_hyperparameters()"
     )
@@ -297,29 +290,28 @@ def _nowhere(model: Any, attribute: str) -> AttributeError:
 
 def lightning_hasattr(model: Any, attribute: str) -> bool:
     """Whether a model, its hyper-parameters or its data module have an attribute."""
-    return _holder(model, attribute) is not None
+    return bool(lightning_get_all_attr_holders(model, attribute))
 
 
 def lightning_getattr(model: Any, attribute: str) -> Any:
-    """The attribute of a model, its hyper-parameters or its data module."""
-    holder = _holder(model, attribute)
-    if holder is None:
+    """The attribute of the data module, else of the hyper-parameters, else of the model."""
+    holders = lightning_get_all_attr_holders(model, attribute)
+    if not holders:
         raise _nowhere(model, attribute)
+    holder = holders[-1]
     return holder[attribute] if isinstance(holder, Mapping) else getattr(holder, attribute)
 
 
 def lightning_setattr(model: Any, attribute: str, value: Any) -> None:
     """Set the attribute wherever it is: on the model, its hyper-parameters and its data module."""
-    if _holder(model, attribute) is None:
+    holders = lightning_get_all_attr_holders(model, attribute)
+    if not holders:
         raise _nowhere(model, attribute)
-    hparams = getattr(model, "hparams", None)
-    if isinstance(hparams, dict) and attribute in hparams:
-        hparams[attribute] = value
-    if hasattr(model, attribute):
-        setattr(model, attribute, value)
-    data = getattr(getattr(model, "trainer", None), "datamodule", None)
-    if data is not None and hasattr(data, attribute):
-        setattr(data, attribute, value)
+    for holder in holders:
+        if isinstance(holder, MutableMapping):
+            holder[attribute] = value
+        else:
+            setattr(holder, attribute, value)
 
 
 def str_to_bool(text: str) -> bool:

@@ -140,6 +140,7 @@ class ModuleHandler(Handler):
             deprecated(
                 f"logging by the 'log' and 'progress_bar' of what {kind}.{method} returns",
                 since="0.9.1",
+                then="will be removed in 1.0.0",
                 instead="call self.log(name, value, prog_bar=...)",
             )
 

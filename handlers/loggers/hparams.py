@@ -97,8 +97,8 @@ def plain_params(params: dict[str, Any]) -> dict[str, Any]:
     """
     for key, value in params.items():
         if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
-            params[key] = value.item()
-        elif type(value) not in (bool, int, float, str, Tensor):
+            value = params[key] = value.item()
+        if type(value) not in (bool, int, float, str, Tensor):
             params[key] = str(value)
     return params
 

@@ -1,6 +1,7 @@
 """The optimizer that user code sees: its attributes are the real one's, its step fires events."""
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from leyden.engine.errors import MisconfigurationException
 from leyden.engine.optimizer_proxy import OptimizerProxy
 from leyden.engine.step import TrainingStep
 from leyden.optimizers import configured
+from tests.trainer.tiny import Tiny, data, trainer
 
 EVENTS = (
     TrainerEvents.OPTIMIZER_STEP_STARTED,
@@ -55,8 +57,51 @@ def test_one_made_by_hand_steps_the_optimizer_and_may_be_returned() -> None:
     scheduler = torch.optim.lr_scheduler.StepLR(wrapped, 1, 0.1)
     found = configured(([wrapped], [scheduler]))
     assert found.optimizers == [optimizer] and type(found.optimizers[0]) is torch.optim.SGD
-    with pytest.raises(MisconfigurationException, match="accumulate_grad_batches=2 of one"):
-        OptimizerProxy(optimizer, accumulate_grad_batches=2)
+    with pytest.raises(MisconfigurationException, match="accumulate_grad_batches=0: pass a number"):
+        OptimizerProxy(optimizer, accumulate_grad_batches=0)
+
+
+class TwoRates(Tiny):
+    """Steps one optimizer with every third batch, the other by the Trainer's number."""
+
+    def __init__(self, manual: bool) -> None:
+        super().__init__()
+        self.automatic_optimization = not manual
+        self.other = torch.nn.Parameter(torch.ones(1))
+        self.steps: list[tuple[int, str]] = []
+
+    def training_step(self, batch: Any, batch_idx: int, optimizer_idx: int = 0) -> Any:
+        loss = super().training_step(batch, batch_idx) + self.other.sum()
+        if not self.automatic_optimization:
+            for optimizer in self.optimizers():
+                self.manual_backward(loss, optimizer, retain_graph=True)
+                optimizer.step()
+            return None
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        slow = torch.optim.SGD([self.other], lr=0.1)
+        fast = torch.optim.SGD(list(self.net.parameters()), lr=0.1)
+        for name, optimizer in (("slow", slow), ("fast", fast)):
+            optimizer.register_step_post_hook(
+                lambda *_, name=name: self.steps.append((self.trainer.batch_idx, name))
+            )
+        return [OptimizerProxy(slow, 3), fast], []
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_one_optimizer_may_step_less_often(manual: bool, tmp_path: Path) -> None:
+    model = TwoRates(manual)
+    trainer(tmp_path, limit_train_batches=5, max_epochs=1).fit(model, data(), data(2))
+    assert [index for index, name in model.steps if name == "slow"] == [2, 4]
+    assert [index for index, name in model.steps if name == "fast"] == [0, 1, 2, 3, 4]
+
+
+def test_only_one_of_own_clearing_and_own_times_of_a_step() -> None:
+    proxy, *_ = proxied()
+    proxy._owner.zero_grad = print
+    with pytest.raises(MisconfigurationException, match="make_optimizer_step is not allowed"):
+        proxy.step(make_optimizer_step=True)
 
 
 def test_step_moves_the_weights_fires_the_events_and_clears_the_gradients() -> None:

@@ -7,6 +7,7 @@ import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -235,6 +236,24 @@ def test_holders_of_an_attribute() -> None:
     assert legacy_parts.lightning_get_first_attr_holder(module, "rate") is None
     module.rate = 1  # type: ignore[assignment]
     assert legacy_parts.lightning_get_all_attr_holders(module, "rate") == [module]
+
+
+def test_an_attribute_is_that_of_the_data_module_first() -> None:
+    class Model:
+        trainer = SimpleNamespace(datamodule=SimpleNamespace(rate=3))
+        hparams = SimpleNamespace(rate=2, width=5)
+        rate = 1
+
+    model = Model()
+    assert legacy.lightning_getattr(model, "rate") == 3
+    assert (
+        legacy.lightning_hasattr(model, "width") and legacy.lightning_getattr(model, "width") == 5
+    )
+    legacy.lightning_setattr(model, "rate", 4)
+    assert (model.rate, model.hparams.rate, model.trainer.datamodule.rate) == (4, 4, 4)
+    assert not legacy.lightning_hasattr(model, "depth")
+    with pytest.raises(ValueError, match="Model has no 'depth'"):
+        legacy.lightning_getattr(model, "depth")
 
 
 def test_variables_are_read_by_a_template(monkeypatch: pytest.MonkeyPatch) -> None:

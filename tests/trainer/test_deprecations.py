@@ -30,7 +30,7 @@ def told(*words: str) -> Iterator[None]:
     assert len(found) == 1, [str(one.message) for one in found]
     (one,) = found
     assert one.category is DeprecationWarning and one.filename == __file__
-    for word in (*words, "works, and is deprecated since Lightning"):
+    for word in (*words, "is deprecated since Lightning", " there, but works here: "):
         assert word in str(one.message)
 
 
