@@ -20,7 +20,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from leyden.engine.errors import MisconfigurationException
+from leyden.engine.errors import MisconfigurationException, MisconfiguredValue
 from leyden.engine.rng import isolate, seed_all
 
 __all__ = [
@@ -236,10 +236,26 @@ def shared(loader: Any, replicas: int, rank: int, *, train: bool, batches: bool 
             batch_size=loader.batch_size,
             drop_last=bool(loader.drop_last),
         )
+    return with_sampler(loader, sampler)
+
+
+def with_sampler(dataloader: Any, sampler: Any) -> Any:
+    """Return a loader that draws its samples by ``sampler``; the given one is left as it is.
+
+    Raises:
+        MisconfiguredValue: it has a batch sampler of its own, which would draw them.
+    """
+    made = copy.copy(dataloader)
+    parts = made.__dict__  # a DataLoader refuses to have its sampler set
+    parts["_iterator"] = None
+    if dataloader.batch_sampler is not None:
+        if dataloader.batch_size is None:
+            raise MisconfiguredValue(
+                f"the loader draws its batches by {type(dataloader.batch_sampler).__name__}, so "
+                f"{type(sampler).__name__} would change nothing: give the loader a batch_size"
+            )
+        parts["batch_sampler"] = BatchSampler(sampler, dataloader.batch_size, dataloader.drop_last)
     parts["sampler"] = sampler
-    if loader.batch_sampler is not None:
-        assert loader.batch_size is not None
-        parts["batch_sampler"] = BatchSampler(sampler, loader.batch_size, loader.drop_last)
     return made
 
 

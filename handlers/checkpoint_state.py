@@ -159,9 +159,9 @@ def restore(trainer: Any, checkpoint: dict[str, Any]) -> None:
     missing = [key for key in _TRAINING_KEYS if key not in checkpoint]
     if missing:
         raise KeyError(
-            f"a run cannot be resumed from this checkpoint, it lacks {', '.join(missing)}: it was "
-            "saved with "
-            "weights only. Load its weights with load_from_checkpoint, or resume from a full one"
+            "a run cannot be resumed from it: the checkpoint contains only the model, it lacks "
+            f"{', '.join(missing)} (it was saved with weights only). Load its weights with "
+            "load_from_checkpoint, or resume from a full one"
         )
     problems = run_mismatches(checkpoint, *_parts(trainer), form=FORM)
     if problems:

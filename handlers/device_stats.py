@@ -116,25 +116,38 @@ class GPUStatsMonitor(Callback):
         safe_logger(trainer).log_metrics(values, step=trainer.global_step)
 
     def _read(self) -> dict[str, float]:
-        nvml, values = self._nvml, {}
-        for gpu, handle in self._gpus:
-            name = f"gpu_id: {gpu}/"
-            if self.gpu_utilization or self.memory_utilization:
-                used = nvml.nvmlDeviceGetUtilizationRates(handle)
-                if self.gpu_utilization:
-                    values[f"{name}utilization.gpu (%)"] = float(used.gpu)
-                if self.memory_utilization:
-                    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-                    values[f"{name}memory.used (MB)"] = memory.used / _MEGABYTE
-                    values[f"{name}memory.free (MB)"] = memory.free / _MEGABYTE
-                    values[f"{name}utilization.memory (%)"] = float(used.memory)
-            if self.fan_speed:
-                values[f"{name}fan.speed (%)"] = float(nvml.nvmlDeviceGetFanSpeed(handle))
-            if self.temperature:
-                kind = nvml.NVML_TEMPERATURE_GPU
-                values[f"{name}temperature.gpu (°C)"] = float(
-                    nvml.nvmlDeviceGetTemperature(handle, kind)
-                )
+        rows = [self._stats_of(handle) for _, handle in self._gpus]
+        gpus = ",".join(str(gpu) for gpu, _ in self._gpus)
+        return self._parse_gpu_stats(gpus, [list(row.values()) for row in rows], list(rows[0]))
+
+    @staticmethod
+    def _parse_gpu_stats(
+        gpu_ids: str, stats: list[list[float]], keys: list[tuple[str, str]]
+    ) -> dict[str, float]:
+        """Name the numbers of each GPU as Lightning 1.1 does; ``keys`` are names with units."""
+        return {
+            f"gpu_id: {gpu}/{name} ({unit})": stats[row][column]
+            for row, gpu in enumerate(gpu_ids.split(","))
+            for column, (name, unit) in enumerate(keys)
+        }
+
+    def _stats_of(self, handle: Any) -> dict[tuple[str, str], float]:
+        nvml = self._nvml
+        values: dict[tuple[str, str], float] = {}
+        if self.gpu_utilization or self.memory_utilization:
+            used = nvml.nvmlDeviceGetUtilizationRates(handle)
+            if self.gpu_utilization:
+                values["utilization.gpu", "%"] = float(used.gpu)
+            if self.memory_utilization:
+                memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+                values["memory.used", "MB"] = memory.used / _MEGABYTE
+                values["memory.free", "MB"] = memory.free / _MEGABYTE
+                values["utilization.memory", "%"] = float(used.memory)
+        if self.fan_speed:
+            values["fan.speed", "%"] = float(nvml.nvmlDeviceGetFanSpeed(handle))
+        if self.temperature:
+            kind = nvml.NVML_TEMPERATURE_GPU
+            values["temperature.gpu", "°C"] = float(nvml.nvmlDeviceGetTemperature(handle, kind))
         return values
 
 

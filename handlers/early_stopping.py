@@ -156,6 +156,9 @@ class EarlyStopping(Callback):
         metrics = trainer.callback_metrics
         if not self._validate_condition_metric(metrics):
             return
+        debugger = getattr(trainer, "dev_debugger", None)
+        if debugger is not None:
+            debugger.track_early_stopping_history(self, metrics[self.monitor])
         reason = self._judge(score_of(metrics[self.monitor]))
         if reason:
             self.stop_reason = reason

@@ -49,6 +49,7 @@ class LRCurve:
         self.lr_max = max(lr, default=None) if lr_max is None else lr_max
         self.num_training = len(lr) if num_training is None else num_training
         self._optimal_idx: int | None = None
+        self._total_batch_idx = 0  # of the last batch of the search, as in Lightning 1.1
 
     def suggestion(self, skip_begin: int = 10, skip_end: int = 1) -> float | None:
         """Return the rate at which the loss falls most steeply.

@@ -400,6 +400,9 @@ class ModelCheckpoint(CheckpointRecord):
 
     def _write(self, trainer: Any, path: str, replaced: str | None, *, more: bool = False) -> None:
         self._written.add(path)
+        debugger = getattr(trainer, "dev_debugger", None)
+        if debugger is not None:
+            debugger.track_checkpointing_history(path)
         if replaced and replaced != path:
             self._superseded.append(replaced)
         if self._as_before:

@@ -26,10 +26,39 @@ class TensorRunningAccum:
     def reset(self) -> None:
         """Forget everything."""
         self._values: list[Tensor] = []
+        self._count = 0
 
     def append(self, value: Tensor) -> None:
         """Take one number; the oldest goes where the window is full."""
-        self._values = [*self._values[-self.window_length + 1 :], value.detach()]
+        kept = self.window_length - 1
+        self._values = [*(self._values[-kept:] if kept else ()), value.detach()]
+        self._count += 1
+
+    @property
+    def memory(self) -> Tensor | None:
+        """The window, each number in its place, 0 where none came yet; None before the first."""
+        if not self._values:
+            return None
+        held = torch.zeros(self.window_length, dtype=self._values[0].dtype)
+        held = held.to(self._values[0].device)
+        for back, value in enumerate(reversed(self._values)):
+            held[(self._count - 1 - back) % self.window_length] = value
+        return held
+
+    @property
+    def current_idx(self) -> int:
+        """The place of the next number."""
+        return self._count % self.window_length
+
+    @property
+    def last_idx(self) -> int | None:
+        """The place of the newest number; None before the first."""
+        return (self._count - 1) % self.window_length if self._count else None
+
+    @property
+    def rotated(self) -> bool:
+        """Whether the window was full once."""
+        return self._count >= self.window_length
 
     def last(self) -> Tensor | None:
         """The newest number."""

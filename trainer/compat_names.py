@@ -293,7 +293,8 @@ MODULES: dict[str, dict[str, str]] = {
     "profiler": {**_ALL_PROFILERS, **_from(_PROFILERS, "PyTorchProfiler")},
     "profiler.profilers": _ALL_PROFILERS,
     "trainer": _TRAINER,
-    "trainer.states": {"TrainerState": "leyden.states:TrainerState"},
+    "trainer.logging": _from(_PARTS, "TrainerLoggingMixin"),
+    "trainer.states": _from("leyden.states", "TrainerState", "trainer_state"),
     "trainer.supporters": {
         "Accumulator": f"{_PARTS}:Accumulator",
         "TensorRunningAccum": "leyden.accumulators:TensorRunningAccum",
@@ -324,6 +325,7 @@ MODULES: dict[str, dict[str, str]] = {
         **_from(_PARTS, "TransferableDataType"),
         **_from(_FLAGS, "TORCHTEXT_AVAILABLE"),
     },
+    "utilities.debugging": _from("leyden.dev_debugger", "InternalDebugger"),
     "utilities.argparse_utils": {
         **_from(
             "leyden.arguments",

@@ -15,6 +15,7 @@ from leyden.handlers.summary import human_readable
 __all__ = [
     "PARAMETER_NUM_UNITS",
     "Accumulator",
+    "TrainerLoggingMixin",
     "TransferableDataType",
     "convert_inf",
     "do_nothing_closure",
@@ -85,6 +86,39 @@ class Accumulator:
         if not self.num_values:
             raise ValueError("nothing was added, so there is no mean: call accumulate first")
         return self.total / self.num_values
+
+
+class TrainerLoggingMixin:
+    """Two helpers of Lightning 1.1's Trainer for what is logged, to call or to derive from."""
+
+    def metrics_to_scalars(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """Numbers for tensors, in dicts of any depth."""
+        return {
+            name: self.metrics_to_scalars(value)
+            if isinstance(value, dict)
+            else value.item()
+            if isinstance(value, Tensor)
+            else value
+            for name, value in metrics.items()
+        }
+
+    def reduce_distributed_output(self, output: Any, num_gpus: int) -> Any:
+        """Means over what several GPUs gave of a batch: of tensors, of lists, in dicts.
+
+        What has more numbers than there are GPUs is no such thing, and stays.
+        """
+        if num_gpus <= 1:
+            return output
+        if isinstance(output, Tensor):
+            return output.mean()
+        for name, value in output.items():
+            if isinstance(value, dict):
+                output[name] = self.reduce_distributed_output(value, num_gpus)
+            elif isinstance(value, list):
+                output[name] = sum(value) / len(value)
+            elif value.dim() and value.size(0) <= num_gpus:
+                output[name] = value.mean()
+        return output
 
 
 class TransferableDataType(ABC):

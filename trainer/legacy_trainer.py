@@ -10,7 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from leyden import legacy_views as views
+from leyden.backends.samplers import with_sampler
+from leyden.dev_debugger import debugger_of
+from leyden.engine import Events
 from leyden.handlers.accumulation import factor_at
+from leyden.handlers.base import Order
 from leyden.module import LightningModule
 from leyden.optimizers import configured
 from leyden.overrides import overrides
@@ -42,18 +46,60 @@ def _reset(stage: str) -> Callable[[Any], Callable[..., None]]:
     return bound
 
 
-def _run_evaluation(trainer: Any) -> Callable[..., Any]:
-    def run_evaluation(test_mode: bool = False, max_batches: Any = None) -> Any:
+def _reset_eval_dataloader(trainer: Any) -> Callable[..., Any]:
+    def reset(model: Any, mode: str) -> tuple[list[float], list[Any]]:
+        stage = {"val": "validate"}.get(mode, mode)
+        loaders = _provided(trainer, model)
+        loaders.request_evaluation(stage, LightningModule, trainer._settings)
+        return loaders.num_batches[stage], loaders.evaluation[stage]
+
+    return reset
+
+
+def _run_evaluation(trainer: Any) -> Callable[..., tuple[list[Any], list[Any]]]:
+    def run_evaluation(
+        test_mode: bool = False, max_batches: Any = None
+    ) -> tuple[list[Any], list[Any]]:
+        """Give the metrics of each loader, and what the steps or the hook of the end returned."""
         if test_mode or max_batches is not None:
             raise AttributeError(
                 "run_evaluation takes no test_mode and max_batches: call trainer.test(model), or "
                 "set limit_val_batches"
             )
         run = trainer._run
-        if run.stage != "fit":
-            return trainer.validate(run.model, verbose=False)
-        run.validate_in_training(False)
-        return dict(trainer.callback_metrics)
+        engine = run.evaluators["validate"]
+        state: Any = engine.state
+        kept: list[list[Any]] = []
+        ended: dict[str, Any] = {"metrics": [], "returned": []}
+
+        def begin(engine: Any) -> None:
+            kept[:] = [[] for _ in range(state.num_loaders)]
+
+        def keep(engine: Any) -> None:
+            if state.output is not None:
+                kept[state.dataloader_idx].append(state.output)
+
+        def end(engine: Any) -> None:
+            returned = kept[0] if len(kept) == 1 else kept
+            if overrides(run.model, "validation_epoch_end", LightningModule):
+                returned = state.epoch_end_result
+            ended["metrics"] = state.results
+            ended["returned"] = returned if isinstance(returned, list) else [returned]
+
+        handles = [
+            engine.listen(Events.EPOCH_STARTED, begin, order=1),
+            engine.listen(Events.ITERATION_COMPLETED, keep, order=20),
+            engine.listen(Events.EPOCH_COMPLETED, end, order=Order.COUNTERS),
+        ]
+        try:
+            if run.stage == "fit":
+                run.validate_in_training(False)
+            else:
+                trainer.validate(run.model, verbose=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return ended["metrics"], ended["returned"]
 
     return run_evaluation
 
@@ -71,6 +117,7 @@ ATTRIBUTES: dict[str, Callable[[Any], Any]] = {
     "logger_connector": views.LoggerConnector,
     "optimizer_connector": views.OptimizerConnector,
     "train_loop": views.TrainLoop,
+    "dev_debugger": debugger_of,
     "call_hook": lambda trainer: trainer._run.call,
     "has_arg": lambda trainer: (
         lambda name, argument: _has_arg(getattr(trainer.model, name), argument)
@@ -88,6 +135,8 @@ ATTRIBUTES: dict[str, Callable[[Any], Any]] = {
             trainer.model if model is None else model, name, LightningModule
         )
     ),
+    "replace_sampler": lambda trainer: with_sampler,
+    "_reset_eval_dataloader": _reset_eval_dataloader,
     "reset_test_dataloader": _reset("test"),
     "reset_train_dataloader": _reset_train,
     "reset_val_dataloader": _reset("validate"),
@@ -108,7 +157,6 @@ INSTEAD: dict[str, str] = {
     "config_validator": "arguments are checked when the Trainer is made, a module when fit begins",
     "debugging_connector": _HANDLER,
     "detect_nan_tensors": "Trainer(terminate_on_nan=True)",
-    "dev_debugger": "trainer.plan().simulate() gives every event, journal.jsonl what a run did",
     "fit_loop": "the loop is trainer.engine, its position trainer.engine.state",
     "model_connector": "trainer.model is the module",
     "plugin_connector": _HANDLER,
@@ -136,7 +184,11 @@ def attribute_of_1_1(trainer: Any, name: str) -> Any:
     """
     made = ATTRIBUTES.get(name)
     if made is not None:
-        return made(trainer)
+        found = made(trainer)
+        if isinstance(made, type):
+            # What somebody sets on a view is there the next time.
+            trainer.__dict__[name] = found
+        return found
     kind = type(trainer).__name__
     instead = INSTEAD.get(name) or (_HOOK if name.startswith("on_") else None)
     if instead is not None:

@@ -14,6 +14,12 @@ from leyden import legacy_distributed
 from leyden.accumulators import TensorRunningAccum
 from leyden.handlers import checkpoint_io, checkpoint_state
 from leyden.handlers.checkpoint_names import join
+from leyden.legacy_steps import (
+    Replaceable,
+    evaluation_step,
+    run_training_batch,
+    training_step_and_backward,
+)
 from leyden.optimizers import configured
 from leyden.requeueing import next_name
 from leyden.transfer import move_to_device
@@ -51,6 +57,11 @@ class TrainLoop(_Part):
     """``trainer.train_loop``."""
 
     instead = "the loop is trainer.engine, its position trainer.engine.state"
+    training_step_and_backward = Replaceable(training_step_and_backward)
+
+    def run_training_batch(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Train on one batch by hand, after fit."""
+        return run_training_batch(self.trainer, batch, batch_idx, dataloader_idx)
 
     @property
     def running_loss(self) -> TensorRunningAccum:
@@ -106,6 +117,7 @@ class EvaluationLoop(_Part):
     """``trainer.evaluation_loop``."""
 
     instead = "validation and test are engines, trainer.evaluators"
+    evaluation_step = Replaceable(evaluation_step)
 
     def _stage(self) -> str:
         return "test" if self.trainer.testing else "validate"
@@ -144,6 +156,10 @@ class LoggerConnector(_Part):
         found: Mapping[str, Any] = self.trainer.callback_metrics
         return found
 
+    @callback_metrics.setter
+    def callback_metrics(self, metrics: Mapping[str, Any]) -> None:
+        self.trainer.callback_metrics = metrics
+
     @property
     def logged_metrics(self) -> Mapping[str, Any]:
         """What went to the loggers last."""
@@ -172,6 +188,12 @@ class CheckpointConnector(_Part):
 
     instead = "trainer.save_checkpoint(path) writes, fit(ckpt_path=path) goes on from a file"
 
+    @property
+    def has_trained(self) -> bool:
+        """Whether the last fit trained on a batch."""
+        run = self.trainer._run
+        return run.step is not None and not run.nothing_left and run.state.iteration > 0
+
     def dump_checkpoint(self, weights_only: bool = False) -> dict[str, Any]:
         """What a checkpoint of this moment holds."""
         return checkpoint_state.dump(self.trainer, weights_only)
@@ -186,6 +208,14 @@ class CheckpointConnector(_Part):
             self.trainer, checkpoint_io.load(checkpoint_path, map_location="cpu")
         )
         return True
+
+    def restore_training_state(self, checkpoint: dict[str, Any]) -> None:
+        """Put the run that is on back to what a checkpoint holds, the weights too.
+
+        Raises:
+            KeyError: it holds weights only.
+        """
+        checkpoint_state.restore(self.trainer, checkpoint)
 
     def hpc_save(self, folderpath: Any, logger: Any = None) -> str:
         """Write ``hpc_ckpt_<n>.ckpt``, with what ``on_hpc_save`` of the module adds."""

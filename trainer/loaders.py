@@ -30,6 +30,7 @@ class Loaders:
         evaluation: ``{stage: loaders}``.
         num_training_batches: in an epoch, after the limit; infinity where nobody knows.
         num_batches: ``{stage: batches of each loader}``.
+        told: called with a name and the loaders, each time that some were asked for.
     """
 
     def __init__(self, share: Callable[..., Any] = lambda loader, *, train: loader) -> None:
@@ -41,6 +42,7 @@ class Loaders:
         self.evaluation: dict[str, list[Any]] = {}
         self.num_training_batches: float = 0
         self.num_batches: dict[str, list[float]] = {}
+        self.told: Callable[[str, list[Any]], Any] | None = None
 
     def provide(self, model: Any, datamodule: Any, **given: Any) -> None:
         """Say where the loaders come from: those given, else the data module's, else the model's.
@@ -90,6 +92,8 @@ class Loaders:
             )
         if settings.overfit_batches:
             loader = unshuffled(loader)
+        if self.told is not None:
+            self.told("train_dataloader", [loader])
         _seed_workers(loader)
         self.train = loader = self.share(loader, train=True)
         self.num_training_batches = limited(
@@ -113,6 +117,8 @@ class Loaders:
             train = self._ask("train_dataloader", base)
             if train is not None:
                 found = [unshuffled(train) for _ in found]
+        if self.told is not None:
+            self.told(name, found)
         if stage != "predict" and not settings.overfit_batches:
             for loader in found:
                 if _shuffles(loader):

@@ -350,6 +350,12 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
         return self.trainer.global_step if self.trainer is not None else 0
 
     @property
+    def _current_dataloader_idx(self) -> int | None:
+        # By this name callbacks for Lightning 1.1 ask in the hooks of evaluation batches.
+        recorder = self._recorder
+        return None if recorder is None else recorder.loader_of_batch
+
+    @property
     def global_rank(self) -> int:
         """The number of this process among all; 0 without a Trainer."""
         return self.trainer.global_rank if self.trainer is not None else 0

@@ -5,6 +5,7 @@ from typing import Any
 
 from leyden.assembly import origin_of, reassemble
 from leyden.config_rules import Change
+from leyden.dev_debugger import watch
 from leyden.engine.errors import MisconfigurationException, MisconfiguredType, MisconfiguredValue
 from leyden.foreign import adapted, is_foreign
 from leyden.handlers.callback_base import CallbackBase
@@ -65,6 +66,7 @@ def assemble_observers(settings: Settings, run: Run, trainer: Any) -> None:
         )
     _progress_bar(settings, run)
     run.use_logger(make_logger(settings, trainer))
+    watch(run, trainer)
     run.say_hooks("on_init_start")
     run.say_hooks("on_init_end")
 

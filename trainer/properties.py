@@ -119,6 +119,15 @@ class TrainerProperties(HardwareProperties):
         """INITIALIZING, RUNNING, FINISHED or INTERRUPTED."""
         return self._run.status
 
+    # By this name functions of Lightning 1.1 set it.
+    @property
+    def _state(self) -> str:
+        return self._run.status
+
+    @_state.setter
+    def _state(self, value: str) -> None:
+        self._run.status = value
+
     @property
     def training(self) -> bool:
         """Whether fit runs, the sanity check excluded."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from leyden.dev_debugger import watched_step
 from leyden.engine.errors import MisconfiguredValue
 from leyden.engine.notice import warn
 from leyden.handlers.hooks import accepted
@@ -59,7 +60,7 @@ def schedule(run: Any) -> None:
             evaluator=run.evaluators["validate"],
             warn=lambda message: warn(message, RuntimeWarning),
             validates=lambda: run.validates,
-            step_by=_own_scheduler_step(run),
+            step_by=watched_step(run, _own_scheduler_step(run)),
         )
         run.handlers.add(run.schedulers, origin="configure_optimizers")
 

@@ -17,6 +17,7 @@ from leyden.backends.precision.quantized import plain_again
 from leyden.backends.strategies import Strategy, strategy_for
 from leyden.bringing import Bringing
 from leyden.compiling import Compiling
+from leyden.dev_debugger import make_recorder
 from leyden.engine import Engine, TrainerEvents
 from leyden.engine.errors import MisconfigurationException
 from leyden.engine.feed import Feed
@@ -30,7 +31,6 @@ from leyden.handlers.evaluation import EvalFeed, Surroundings, evaluate, evaluat
 from leyden.handlers.gpu_memory import GPUMemoryRows
 from leyden.handlers.interruption import Interruption
 from leyden.handlers.loggers.guard import guarded
-from leyden.handlers.metrics import MetricRecorder
 from leyden.handlers.profiling import acted
 from leyden.handlers.schedulers import LRSchedulers
 from leyden.handlers.stopping import Stopping
@@ -72,7 +72,7 @@ class Run:
             stage: evaluator(self._evaluation_step(stage), stage) for stage in STAGES
         }
         self.handlers = HandlerSet(self.engines_of)
-        self.recorder = MetricRecorder(
+        self.recorder = make_recorder(
             log_every_n_steps=settings.log_every_n_steps,
             move_metrics_to_cpu=settings.move_metrics_to_cpu,
             fast_dev_run=settings.fast_dev_run is True or settings.fast_dev_run == 1,

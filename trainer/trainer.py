@@ -368,7 +368,7 @@ class Trainer(TrainerProperties):
     def __getattr__(self, name: str) -> Any:
         if name in CHECKS:
             return getattr(self._settings, name)
-        if name[0] != "_":
+        if name[:2] != "__" and "_run" in self.__dict__:
             from leyden.legacy_trainer import attribute_of_1_1
 
             return attribute_of_1_1(self, name)

@@ -155,9 +155,11 @@ class Tuner:
             run = self._lr_run(finder, data)
             try:
                 search(self._trainer, run, model, train_dataloader, val_dataloaders, datamodule)
+                last = run.state.iteration - 1
             finally:
                 finder.detach()
         curve = finder.curve
+        curve._total_batch_idx = last
         if target is not None:
             self._write_rate(model, target, curve.suggestion())
         return curve

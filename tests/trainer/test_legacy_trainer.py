@@ -91,12 +91,29 @@ def test_metrics_are_those_of_the_trainer(tmp_path: Path) -> None:
 def test_validation_can_be_run_from_inside_a_step() -> None:
     model, made = Model(), trainer(val_check_interval=1.0)
     found: list[Any] = []
-    model.look = lambda batch_idx: found.append(made.run_evaluation()["val"])  # type: ignore[method-assign]
+    model.look = lambda batch_idx: found.append(made.run_evaluation()[0][0]["val"])  # type: ignore[method-assign]
     made.fit(model)
     assert len({float(value) for value in found}) == 4
     assert float(found[0]) > float(found[3])
     with pytest.raises(AttributeError, match=r"trainer.test\(model\)"):
         made.run_evaluation(test_mode=True)
+
+
+def test_a_validation_by_hand_gives_what_steps_and_hooks_returned() -> None:
+    class Returns(Model):
+        def validation_step(self, batch: Any, batch_idx: int) -> Any:
+            super().validation_step(batch, batch_idx)
+            return batch_idx + 3
+
+    class Ends(Returns):
+        def validation_epoch_end(self, outputs: list[Any]) -> Any:
+            return sum(outputs)
+
+    for kind, expected in [(Model, []), (Returns, [3, 4]), (Ends, [7])]:
+        made = trainer()
+        made.fit(kind())
+        metrics, returned = made.run_evaluation()
+        assert returned == expected and [set(one) for one in metrics] == [{"val"}]
 
 
 def test_loaders_can_be_asked_for_without_a_run() -> None:
@@ -180,6 +197,65 @@ def test_the_number_of_steps_to_come() -> None:
     made = trainer(max_epochs=9, max_steps=5)
     made.fit(model)
     assert model.seen["n"] == 5
+
+
+def test_a_view_is_one_object_and_keeps_what_is_set_on_it() -> None:
+    made = trainer()
+    made.train_loop.mine = 3
+    assert made.train_loop.mine == 3 and made.train_loop is made.train_loop
+
+
+def test_metrics_are_put_in_by_the_connector() -> None:
+    made = trainer()
+    made.logger_connector.callback_metrics = {"score": torch.tensor(2.5)}
+    assert dict(made.callback_metrics) == {"score": 2.5}
+
+
+def test_the_connector_says_whether_there_was_a_batch() -> None:
+    model, made = Model(), trainer()
+    assert not made.checkpoint_connector.has_trained
+    made.fit(model)
+    assert made.checkpoint_connector.has_trained
+    other = trainer()
+    with pytest.warns(UserWarning, match="nothing is tested"):
+        other.test(model)
+    assert not other.checkpoint_connector.has_trained
+
+
+def test_a_training_state_is_restored_by_the_connector() -> None:
+    model, made = Model(), trainer()
+    made.fit(model)
+    connector = made.checkpoint_connector
+    kept = connector.dump_checkpoint()
+    kept = {**kept, "state_dict": {k: v.clone() for k, v in kept["state_dict"].items()}}
+    with torch.no_grad():
+        model.layer.weight.zero_()
+    connector.restore_training_state(kept)
+    assert model.layer.weight.equal(kept["state_dict"]["layer.weight"])
+    with pytest.raises(KeyError, match="checkpoint contains only the model"):
+        connector.restore_training_state(connector.dump_checkpoint(weights_only=True))
+
+
+def test_loaders_of_an_evaluation_with_their_numbers_of_batches() -> None:
+    made = trainer(limit_val_batches=0.5)
+    batches, loaders = made._reset_eval_dataloader(Model(), "val")
+    assert batches == [1] and [len(loader) for loader in loaders] == [2]
+
+
+def test_a_sampler_is_replaced() -> None:
+    data: Any = torch.arange(6.0)
+    loader = DataLoader(data, batch_size=4, shuffle=True, drop_last=True)
+    made = trainer().replace_sampler(loader, torch.utils.data.SequentialSampler(data))
+    assert [batch.tolist() for batch in made] == [[0, 1, 2, 3]]
+    assert isinstance(loader.sampler, torch.utils.data.RandomSampler)
+    own: Any = torch.utils.data.BatchSampler(range(6), 2, False)
+    with pytest.raises(MisconfigurationException, match="by BatchSampler.*would change nothing"):
+        trainer().replace_sampler(DataLoader(data, batch_sampler=own), own.sampler)
+
+
+def test_a_private_name_that_is_not_there_is_none() -> None:
+    with pytest.raises(AttributeError, match="'Trainer' object has no attribute '_nonsense'"):
+        trainer()._nonsense  # noqa: B018
 
 
 # ---------------------------------------------------------------- other optimizers
@@ -292,6 +368,19 @@ def test_small_parts() -> None:
         "1.2 K",
         "2.0 M",
     ]
+
+    mixin = legacy_parts.TrainerLoggingMixin()
+    rows = torch.tensor([[1.0], [3.0], [8.0]])
+    assert mixin.reduce_distributed_output(rows, num_gpus=1) is rows
+    assert mixin.reduce_distributed_output(rows, num_gpus=2) == 4
+    given = {"a": rows, "b": {"c": rows[:2]}, "d": [1.0, 2.0], "e": torch.tensor(5.0)}
+    found = mixin.reduce_distributed_output(given, num_gpus=2)
+    assert found["a"] is rows and found["b"] == {"c": 2.0} and found["d"] == 1.5
+    assert mixin.metrics_to_scalars({"e": given["e"], "f": {"g": given["e"]}, "h": 1}) == {
+        "e": 5.0,
+        "f": {"g": 5.0},
+        "h": 1,
+    }
 
     class Own:
         def __init__(this, a: int, *rest: int, **more: int) -> None:  # noqa: N805
