@@ -367,12 +367,6 @@ class MetricRecorder:
         stage.forget()
         return stage.results()
 
-    @property
-    def loader_of_batch(self) -> int | None:
-        """The loader of the evaluation batch that runs, where there are several."""
-        inside = self._batch is not None and self._stage.loaders > 1
-        return self._stage.loader if inside else None
-
     def eval_finished(self) -> None:
         """The evaluation run is over: go on with the training epoch around it.
 

@@ -352,8 +352,7 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
     @property
     def _current_dataloader_idx(self) -> int | None:
         # By this name callbacks for Lightning 1.1 ask in the hooks of evaluation batches.
-        recorder = self._recorder
-        return None if recorder is None else recorder.loader_of_batch
+        return None if self._recorder is None else self.trainer._run.loader_of_batch()
 
     @property
     def global_rank(self) -> int:

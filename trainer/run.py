@@ -196,6 +196,14 @@ class Run:
         """Whether the training step of now does backward pass and optimizer step itself."""
         return self.step is not None and self.step.manual
 
+    def loader_of_batch(self) -> int | None:
+        """The loader of the evaluation batch that has begun; None where there is only one."""
+        for engine in self.evaluators.values():
+            state: Any = engine.state
+            if engine.phase is Phase.STEPPING and state.num_loaders > 1:
+                return int(state.dataloader_idx)
+        return None
+
     def say(self, message: str) -> None:
         """Tell the user, on the first process."""
         log.info(message)

@@ -305,3 +305,14 @@ def test_gpu_numbers_of_a_real_gpu(tmp_path: Path) -> None:
     monitor.on_train_batch_start(run, model, None, 0, 0)
     assert 0 <= logger.rows[0][1]["gpu_id: 0/utilization.gpu (%)"] <= 100
     assert logger.rows[0][1]["gpu_id: 0/memory.used (MB)"] > 0
+
+
+def test_numbers_of_gpus_are_named_by_number_and_unit() -> None:
+    keys = [("fan.speed", "%"), ("memory.used", "MB")]
+    named = GPUStatsMonitor._parse_gpu_stats("1,3", [[5, 6], [7, 8]], keys)
+    assert named == {
+        "gpu_id: 1/fan.speed (%)": 5,
+        "gpu_id: 1/memory.used (MB)": 6,
+        "gpu_id: 3/fan.speed (%)": 7,
+        "gpu_id: 3/memory.used (MB)": 8,
+    }

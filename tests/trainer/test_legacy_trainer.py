@@ -116,6 +116,31 @@ def test_a_validation_by_hand_gives_what_steps_and_hooks_returned() -> None:
         assert returned == expected and [set(one) for one in metrics] == [{"val"}]
 
 
+def test_a_module_knows_the_loader_of_its_evaluation_batch() -> None:
+    seen: list[Any] = []
+
+    class Looks(leyden.Callback):
+        def on_validation_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
+            seen.append(module._current_dataloader_idx)
+
+        on_validation_batch_end = on_validation_batch_start
+
+        def on_validation_epoch_end(self, trainer: Any, module: Any) -> None:
+            seen.append(module._current_dataloader_idx)
+
+    class Two(Model):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            seen.append(self._current_dataloader_idx)
+
+        def val_dataloader(self) -> Any:
+            return [DataLoader(torch.ones(1, 4))] * 2  # type: ignore[arg-type]
+
+    made = trainer(callbacks=[Looks()])
+    made.fit(Two())
+    assert seen == [0, 0, 0, 1, 1, 1, None]
+    assert made.model._current_dataloader_idx is None
+
+
 def test_loaders_can_be_asked_for_without_a_run() -> None:
     model, made = Model(), trainer(limit_train_batches=3, limit_val_batches=0.5)
     made.reset_train_dataloader(model)

@@ -216,6 +216,8 @@ def test_accumulated_batches_make_one_step(factor: Any, tmp_path: Path) -> None:
     on = trainer(tmp_path, accumulate_grad_batches=factor)
     curve = on.tuner.lr_find(Rated(), data(), num_training=9)
     assert curve is not None and len(curve.results["loss"]) == 9
+    # 0-based, of the last batch that the search took.
+    assert curve._total_batch_idx + 1 == (6 + 3 * 2 if isinstance(factor, dict) else 9 * factor)
 
 
 def test_schedulers_rest_and_can_be_read(tmp_path: Path) -> None:
