@@ -202,6 +202,8 @@ class ModelCheckpoint(CheckpointRecord):
         if not self._failed and self.save_on_train_epoch_end is not False:
             # The counter has passed the last batch by now; names carry the step seen in its hooks.
             step = trainer.global_step - 1
+            if self.save_last:
+                log.info("Saving latest checkpoint...")
             if self._is_replaced:
                 self._save_as_replaced(trainer, pl_module, step)
             elif self.triggers.epochs or self._due:

@@ -162,15 +162,21 @@ def flag_or_attribute(name: str, value: Any) -> bool | str:
 
 def profiler(name: str, value: Any) -> Any:
     """Accept None, a bool, 'simple', 'advanced', 'pytorch', 'trace' or a profiler object."""
-    allowed = "pass None, True, 'simple', 'advanced', 'pytorch', 'trace', or a profiler object"
     if isinstance(value, str):
         if value.lower() not in ("simple", "advanced", "pytorch", "trace"):
-            refuse(ReportedValue, name, value, f"is no known profiler: {allowed}")
+            allowed = "can only be 'simple' or 'advanced', 'pytorch' or 'trace'"
+            why = f"is no known profiler: a name {allowed}; or pass None, True or a profiler object"
+            refuse(ReportedValue, name, value, why)
         return value.lower()
     if value is None or isinstance(value, bool):
         return "simple" if value else None
     if not _has(value, "profile") and not (_has(value, "start") and _has(value, "stop")):
-        refuse(MisconfiguredType, name, value, f"is no profiler: {allowed}")
+        why = (
+            "is no profiler. Only None, bool, str and subclasses of `BaseProfiler` are valid "
+            "values for `Trainer`'s `profiler` parameter: pass None, True, 'simple', 'advanced', "
+            "'pytorch', 'trace', or a profiler object"
+        )
+        refuse(MisconfiguredType, name, value, why)
     return value
 
 

@@ -188,10 +188,12 @@ def limit(*, none: float | None = 1.0) -> Check:
         number = _real(name, value, allowed)
         if isinstance(number, float) and not 0.0 <= number <= 1.0:
             if number > 1.0 and number.is_integer():
-                return _integer(name, number, allowed)
-            refuse(MisconfiguredValue, name, value, f"is no share of the batches: pass {allowed}")
+                return min(int(number), LARGEST)
+            why = f"is no share of the batches (you passed invalid value {number}): pass {allowed}"
+            refuse(MisconfiguredValue, name, value, why)
         if number < 0:
-            refuse(MisconfiguredValue, name, value, f"is negative: pass {allowed}")
+            why = f"is negative (you passed invalid value {number}): pass {allowed}"
+            refuse(MisconfiguredValue, name, value, why)
         return number
 
     return check
@@ -255,12 +257,13 @@ def sanity_steps(name: str, value: Any) -> float | int:
 def fast_dev_run(name: str, value: Any) -> bool | int:
     """Accept False, True, or a number of batches; 0 is False and 1 is True."""
     answer = plain(value)
-    allowed = "True for one batch of each loop, a number of batches, or False"
+    allowed = "either a bool or an int: True for one batch of each loop, or a number of batches"
     if isinstance(answer, float):  # 1.0 reads like a share of an epoch, so whole floats do not pass
         refuse(MisconfiguredType, name, value, f"is a float: pass {allowed}")
     number = int(answer) if isinstance(answer, bool) else _integer(name, value, allowed)
     if number < 0:
-        refuse(MisconfiguredValue, name, value, f"is negative: pass {allowed}")
+        why = f"is negative, and should be >= 0: pass {allowed}"
+        refuse(MisconfiguredValue, name, value, why)
     return number if number > 1 else bool(number)
 
 

@@ -154,7 +154,8 @@ class Loaders:
                 return INFINITE
             raise MisconfiguredValue(
                 f"val_check_interval={interval} is a share of the training epoch, whose length is "
-                "unknown: use 1.0 for its end, or an int for a number of batches"
+                "unknown (as it is when using an IterableDataset): use 1.0 for its end, or an int "
+                "for a number of batches"
             )
         return max(1, int(count * interval))
 
@@ -181,8 +182,8 @@ def limited(count: float, limit: float, name: str, *, floor: int) -> float:
         if limit == 1.0:
             return count
         raise MisconfiguredValue(
-            f"{name}={limit} is a share of a loader whose length is unknown: use "
-            "an int for a number of batches"
+            f"{name}={limit} is a share of a loader whose length is unknown (as it is when using "
+            "an IterableDataset): use an int for a number of batches"
         )
     batches = int(count * limit)
     if batches < floor and count:

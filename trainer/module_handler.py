@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leyden.engine import Engine, Events
+from leyden.engine.notice import warn
 from leyden.handlers.base import Handler, Order
 from leyden.handlers.callback_base import CallbackBase
 from leyden.handlers.deprecation import deprecated
@@ -29,6 +30,7 @@ class ModuleHandler(Handler):
         self.kept_outputs: list[list[Any]] = []
         self._outputs: list[Outputs] = []
         self._told = False
+        self._told_of_return: set[str] = set()
 
     def attach(self, engine: Engine) -> None:
         state: Any = engine.state
@@ -144,6 +146,17 @@ class ModuleHandler(Handler):
                 instead="call self.log(name, value, prog_bar=...)",
             )
 
+    def _tell_of_return(self, method: str, result: Any) -> None:
+        """Warn, once a run, of what an evaluation's end returns without logging it by that."""
+        if result is not None and method not in self._told_of_return and not logs_by_return(result):
+            self._told_of_return.add(method)
+            warn(
+                f"The {method} should not return anything as of 9.1, and "
+                f"{type(self.model).__name__}'s returned {type(result).__name__}: call "
+                "self.log(name, value) for what is to be logged",
+                UserWarning,
+            )
+
     def _end_epoch(self, engine: Engine) -> None:
         result = None
         if self.defines("training_epoch_end"):
@@ -180,6 +193,7 @@ class ModuleHandler(Handler):
                     kept[0] if state.num_loaders == 1 else kept
                 )
                 self._tell_of_dict(end, state.epoch_end_result)
+                self._tell_of_return(end, state.epoch_end_result)
             elif state.num_loaders == 1 and isinstance(state.output, Mapping):
                 # Source: Lightning 1.1, where the last batch speaks for all of them.
                 state.epoch_end_result = state.output

@@ -79,8 +79,10 @@ def configured(returned: Any) -> OptimizerSet:
         ):
             raise MisconfigurationException(
                 f"configure_optimizers gave a {type(entry['scheduler']).__name__} of an optimizer "
-                f"({type(scheduled).__name__}) that it did not return: the rate of what trains "
-                "would never change; make the scheduler with the very optimizer that is returned"
+                f"({type(scheduled).__name__}) that it did not return: the scheduler is "
+                # Spelled as 1.1.8 does, for code that looks for these words.
+                "attatched with an optimizer that wasn't returned, and the rate of what trains "
+                "would never change; make it with the very optimizer that is returned"
             )
     return found
 
@@ -106,7 +108,7 @@ def _read(returned: Any) -> OptimizerSet:
             optimizers, schedulers = list(returned[0]), returned[1]
             entries = list(schedulers) if isinstance(schedulers, (list, tuple)) else [schedulers]
             check_optimizers(optimizers)
-            return _attached(OptimizerSet(optimizers, [scheduler_entry(item) for item in entries]))
+            return OptimizerSet(optimizers, [scheduler_entry(item) for item in entries])
         if all(isinstance(item, dict) for item in returned):
             return _from_dicts(returned)
         if all(isinstance(item, Optimizer) for item in returned):
@@ -152,19 +154,6 @@ def _from_dicts(entries: Sequence[dict[str, Any]]) -> OptimizerSet:
                 f"the optimizer frequency {value!r} is no number of batches: pass an int, 1 or more"
             )
     found.frequencies = given if len(given) > 1 else []
-    return _attached(found)
-
-
-def _attached(found: OptimizerSet) -> OptimizerSet:
-    """Refuse a scheduler of an optimizer that is not among those that train."""
-    for entry in found.schedulers:
-        optimizer = getattr(entry["scheduler"], "optimizer", None)
-        if isinstance(optimizer, Optimizer) and all(optimizer is not o for o in found.optimizers):
-            raise MisconfigurationException(
-                f"the scheduler {type(entry['scheduler']).__name__} is attached to an optimizer "
-                "that wasn't returned by configure_optimizers, and would change nothing: return "
-                "that optimizer, or make the scheduler with the one that is returned"
-            )
     return found
 
 

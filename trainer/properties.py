@@ -7,6 +7,7 @@ from typing import Any
 
 from leyden.by_hand import manual_backward
 from leyden.engine import Engine
+from leyden.engine.notice import warn
 from leyden.handler_set import HandlerSet
 from leyden.handlers.accumulation_scheduler import GradientAccumulationScheduler
 from leyden.handlers.early_stopping import EarlyStopping
@@ -321,7 +322,17 @@ class TrainerProperties(HardwareProperties):
         """What the bar shows: the module's items, then the logged ones."""
         model = self._run.model
         items = {} if model is None else dict(model.get_progress_bar_dict())
-        return {**items, **self._run.recorder.progress_bar_metrics}
+        logged = self._run.recorder.progress_bar_metrics
+        twice = sorted((items.keys() & logged.keys()) - self._run.told_twice)
+        if twice:
+            self._run.told_twice.update(twice)  # the bar asks ten times a second
+            warn(
+                "The progress bar already tracks a metric with the name(s) "
+                f"{', '.join(map(repr, twice))}, and self.log({twice[0]!r}, ..., prog_bar=True) "
+                "replaces it: log under another name, or leave it out of get_progress_bar_dict()",
+                UserWarning,
+            )
+        return {**items, **logged}
 
     @property
     def running_loss(self) -> Any:

@@ -109,6 +109,7 @@ class Run:
         self.model_callbacks: list[Any] | None = None
         self.sanity_batches: list[float] = []
         self.tested_path: Any = None
+        self.told_twice: set[str] = set()  # names that the progress bar has twice, told of
         self.checkpoint_to_restore: Any = None
         self.trust_checkpoint = False  # whether reading it may run code
         self.run_id = ""  # the same in every process that continues the run

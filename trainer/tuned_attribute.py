@@ -54,6 +54,13 @@ class TunedAttribute:
         ]
         return any(value != values[0] for value in values[1:])
 
+    @property
+    def in_hparams_too(self) -> bool:
+        """Whether an object and its hparams both keep it, with one value or with two."""
+        first = self.places[0][0]
+        hparams = None if _is_mapping(first) else getattr(first, "hparams", None)
+        return any(owner is hparams for owner, _ in self.places[1:])
+
     def set(self, value: Any) -> None:
         """Write to every place."""
         for owner, key in self.places:

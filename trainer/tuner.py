@@ -227,10 +227,12 @@ class Tuner:
                 f"{batch_arg_name!r}: set that attribute and use it in train_dataloader(), or pass "
                 "batch_arg_name"
             )
-        if target.doubled:
+        if target.in_hparams_too or target.doubled:
+            field = f"Field `model.{batch_arg_name}` and `model.hparams.{batch_arg_name}`"
+            told = f"{field} are mutually exclusive! " if target.in_hparams_too else ""
             warn(
-                f"{batch_arg_name!r} has several values, on the module, in its hparams or on the "
-                "data module: the size that is found is written to all of them",
+                f"{told}{batch_arg_name!r} is kept in several places, on the module, in its "
+                "hparams or on the data module: the size that is found is written to all of them",
                 UserWarning,
             )
         before = target.value

@@ -322,6 +322,20 @@ def test_message_has_value_allowed_and_remedy() -> None:
     assert "this machine has none" in str(refused(gpus=2))
 
 
+def test_words_that_code_for_lightning_looks_for() -> None:
+    for name in ("limit_train_batches", "limit_val_batches", "val_check_interval"):
+        for value in (-0.1, 1.2, -2):
+            assert "passed invalid value" in str(refused(**{name: value}))
+    assert "either a bool or an int" in str(refused(fast_dev_run="temp"))
+    assert "should be >= 0" in str(refused(fast_dev_run=-1))
+    assert "can only be 'simple' or 'advanced'" in str(refused(profiler="quick"))
+    assert "subclasses of `BaseProfiler` are valid" in str(refused(profiler=42))
+
+
+def test_a_limit_beyond_all_counting_is_no_limit() -> None:
+    assert parse(limit_test_batches=1e50).limit_test_batches == 2**63 - 1
+
+
 def test_a_number_too_long_to_print_is_refused_all_the_same() -> None:
     assert "max_epochs=<int> is more than any run can count" in str(refused(max_epochs=10**5000))
 

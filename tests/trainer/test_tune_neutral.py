@@ -285,7 +285,7 @@ def test_a_data_module_is_as_it_was_and_is_set_up_again(tmp_path: Path) -> None:
     assert not data.has_setup_fit and not data.has_prepared_data and not hasattr(data, "part")
     assert CALLS == ["prepare_data", "setup", "teardown"]
     # the module's batch_size is the one in its hparams; both are written
-    with pytest.warns(UserWarning, match="several values"):
+    with pytest.warns(UserWarning, match="several places"):
         data.batch_size = 3
         assert on.tuner.scale_batch_size(module, datamodule=data, batch_arg_name="batch_size") == 8
     assert data.batch_size == 8 and module.hparams["batch_size"] == 8

@@ -18,6 +18,7 @@ def test_it_is_written_wherever_it_is_kept() -> None:
     assert found is not None and found.value == 1 and found.doubled
     found.set(7)
     assert (model.size, model.hparams, data.size) == (7, {"size": 7}, 7) and not found.doubled
+    assert found.in_hparams_too
 
 
 def test_hparams_may_be_a_namespace() -> None:
