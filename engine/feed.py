@@ -171,6 +171,11 @@ class Feed:
 
     # --------------------------------------------------------------------------------- position
 
+    @property
+    def begun(self) -> bool:
+        """Whether an epoch of it was begun."""
+        return self._running
+
     def state_dict(self, position: int, *, ended: bool = False) -> dict[str, Any]:
         """Keep where the run is: plain ints, lists and tensors.
 

@@ -49,6 +49,8 @@ def resume_state(run: Any) -> dict[str, Any]:
 
 def _loader(run: Any, position: dict[str, Any]) -> dict[str, Any]:
     taken = max(run.state.iteration - run.state.epoch_start, 0)
+    if position["epoch_done"] and not run.feed.begun:
+        taken = 0  # a fit that had nothing left to train: the batches were those of another feed
     kept: dict[str, Any] = run.feed.state_dict(taken, ended=position["epoch_done"])
     if position["half"]:
         # One batch back. Its workers are beyond that, so it is the same samples, drawn anew.

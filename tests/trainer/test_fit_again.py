@@ -168,3 +168,17 @@ def test_the_trainer_forgets_a_run_that_failed_but_not_its_position(tmp_path: Pa
     model.broken = False
     assert made.fit(model, data()) == 1
     assert made.current_epoch == 2 and made.state == "FINISHED"
+
+
+def test_a_fit_with_nothing_left_can_be_saved_and_gone_on_from(tmp_path: Path) -> None:
+    made, model, path = trainer(tmp_path, max_epochs=1), Bare(), str(tmp_path / "nothing.ckpt")
+    made.fit(model, data(shuffle=True))
+    made.fit(model, data(shuffle=True))
+    assert made.global_step == BATCHES
+    made.save_checkpoint(path)
+    made.max_epochs = 2
+    made.fit(model, data(shuffle=True))
+    other, again = trainer(tmp_path, max_epochs=2), Bare(seed=4)
+    other.fit(again, data(shuffle=True), ckpt_path=path)
+    assert other.global_step == made.global_step == 2 * BATCHES
+    assert torch.equal(weights(again), weights(model))
