@@ -88,8 +88,8 @@ def _warn_of_short_epoch(run: Run) -> None:
         )
     if batches == 0 and run.settings.limit_train_batches:
         warn(
-            "the training loader has no batches: nothing is trained; look at the length of its "
-            "dataset, batch_size and drop_last",
+            f"limit_train_batches={run.settings.limit_train_batches} leaves no batch of the "
+            "training loader: nothing is trained; use a larger share, or a number of batches",
             UserWarning,
         )
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from leyden.datamodule import LightningDataModule
 from leyden.engine.errors import MisconfigurationException, MisconfiguredValue
@@ -95,6 +95,7 @@ class Loaders:
         if self.told is not None:
             self.told("train_dataloader", [loader])
         _seed_workers(loader)
+        _refuse_empty(loader, "the training loader")
         self.train = loader = self.share(loader, train=True)
         self.num_training_batches = limited(
             batches_of(loader), settings.limit_train_batches, "limit_train_batches", floor=0
@@ -127,12 +128,14 @@ class Loaders:
                         "and last batches may differ from run to run; pass shuffle=False",
                         UserWarning,
                     )
+        limit = getattr(settings, limit_name)
         for loader in found:
             _seed_workers(loader)
+            if stage != "predict" and limit != 0:
+                _refuse_empty(loader, f"a loader of {name}")
         # Predictions are put together again, in the order of the batches.
         whole = {"batches": True} if stage == "predict" else {}
         found = [self.share(loader, train=False, **whole) for loader in found]
-        limit = getattr(settings, limit_name)
         self.evaluation[stage] = found
         self.num_batches[stage] = [
             limited(batches_of(loader), limit, limit_name, floor=1) for loader in found
@@ -166,6 +169,25 @@ def batches_of(loader: Any) -> float:
         return len(loader)
     except (TypeError, NotImplementedError):
         return INFINITE
+
+
+def _refuse_empty(loader: Any, what: str) -> None:
+    """Refuse a loader of no batches, and warn of a length that may be wrong.
+
+    Source: Lightning 1.1.
+    """
+    count = batches_of(loader)
+    if count == 0:
+        raise MisconfiguredValue(
+            f"{what} has no batches, its length is 0: look at the length of its dataset, "
+            "batch_size and drop_last, or pass limit_..._batches=0 where the loop is to be off"
+        )
+    if count != INFINITE and isinstance(getattr(loader, "dataset", None), IterableDataset):
+        warn(
+            "Your `IterableDataset` has `__len__` defined. With several workers each of them gives "
+            "all samples unless the dataset deals them out, and the length no longer fits",
+            UserWarning,
+        )
 
 
 def limited(count: float, limit: float, name: str, *, floor: int) -> float:

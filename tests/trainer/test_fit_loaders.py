@@ -147,14 +147,41 @@ def test_a_data_module_brings_the_loaders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("empty", [lambda: [], lambda: data(0)])
-def test_an_empty_loader_warns_and_trains_nothing(empty: Any, tmp_path: Path) -> None:
-    made, model = trainer(tmp_path, max_epochs=2), Bare()
-    before = weights(model)
-    with pytest.warns(UserWarning, match="the training loader has no batches"):
-        made.fit(model, empty())
-    assert made.global_step == 0 and torch.equal(weights(model), before)
-    made.fit(model, data())
+def test_a_loader_of_no_batches_is_refused(empty: Any, tmp_path: Path) -> None:
+    made, model = trainer(tmp_path, max_epochs=2), Tiny()
+    with pytest.raises(ValueError, match="the training loader has no batches, its length is 0"):
+        made.fit(model, empty(), data(2))
+    made.fit(model, data(), data(2))
     assert made.global_step == 2 * BATCHES
+    for empties in (data(0), [data(0)], [data(1), data(0)]):
+        with pytest.raises(ValueError, match="a loader of val_dataloader has no batches"):
+            trainer(tmp_path, max_epochs=1).fit(Tiny(), data(), empties)
+    trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(Tiny(), data(), data(0))
+
+
+def test_a_share_that_leaves_no_batch_warns_and_trains_nothing(tmp_path: Path) -> None:
+    made, model = trainer(tmp_path, max_epochs=2, limit_train_batches=0.1), Bare()
+    before = weights(model)
+    with pytest.warns(UserWarning, match="limit_train_batches=0.1 leaves no batch"):
+        made.fit(model, data())
+    assert made.global_step == 0 and torch.equal(weights(model), before)
+
+
+def test_the_length_of_a_stream_is_warned_of(tmp_path: Path) -> None:
+    class Counted(Stream):
+        def __len__(self) -> int:
+            return 4 * BATCHES
+
+    loader = DataLoader(Counted(), batch_size=4)
+    with pytest.warns(UserWarning, match="Your `IterableDataset` has `__len__` defined"):
+        trainer(tmp_path, max_epochs=1).fit(Bare(), loader)
+
+
+@pytest.mark.parametrize("limit", ["val_check_interval", "limit_train_batches"])
+def test_a_share_of_a_stream_is_refused(limit: str, tmp_path: Path) -> None:
+    made = trainer(tmp_path, max_epochs=1, **{limit: 0.5})
+    with pytest.raises(MisconfigurationException, match="when using an IterableDataset"):
+        made.fit(Tiny(), DataLoader(Stream(), batch_size=4), data(1))
 
 
 def test_a_loader_of_unknown_length_that_is_empty_is_an_error(tmp_path: Path) -> None:
