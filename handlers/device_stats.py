@@ -2,6 +2,7 @@
 
 import time
 from importlib import import_module
+from shutil import which
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -232,8 +233,10 @@ def _nvml() -> ModuleType:
         nvml = import_module("pynvml")
         nvml.nvmlInit()
     except ImportError as error:
+        missing = " (and here the NVIDIA driver is not installed either)"
         raise MisconfigurationException(
             "GPUStatsMonitor needs NVIDIA's management library: pip install nvidia-ml-py"
+            + ("" if which("nvidia-smi") else missing)
         ) from error
     except Exception as error:  # NVMLError is no fixed class: each code makes its own
         raise MisconfigurationException(

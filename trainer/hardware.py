@@ -79,9 +79,18 @@ class HardwareProperties:
         return {"num_replicas": self.world_size, "rank": self.global_rank}
 
     @property
+    def num_processes(self) -> int:
+        """How many processes this machine has: one for each GPU, or as many as were asked for."""
+        if self.use_ddp and self.num_gpus:
+            return self.num_gpus
+        asked: int = self._settings.num_processes
+        return asked
+
+    @property
     def use_dp(self) -> bool:
-        """Whether one process drives several devices."""
-        return self.strategy.name == "dp"
+        """Whether one process drives what GPUs there are, one by the name of ``dp`` included."""
+        asked = self._settings.distributed_backend == "dp" and self.num_gpus > 0
+        return asked or self.strategy.name == "dp"
 
     @property
     def use_ddp(self) -> bool:

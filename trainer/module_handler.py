@@ -163,6 +163,9 @@ class ModuleHandler(Handler):
             self.recorder.hook = "training_epoch_end"
             state: Any = engine.state
             kept = self.kept_outputs or [state.outputs or [[]]]
+            if not self.kept_outputs and not self.model.automatic_optimization:
+                # Source: Lightning 1.1, a list for each optimizer where no step returned anything.
+                kept = [[[] for _ in state.optimizers]]
             result = self.model.training_epoch_end(_epoch_outputs(kept))
             self._tell_of_dict("training_epoch_end", result)
         self.recorder.train_epoch_ended(result)

@@ -63,6 +63,8 @@ class Tuner:
             asked = [name for name in _SEARCHES if settings.given.get(name)]
             if asked:
                 for name in asked:
+                    if name == "auto_lr_find":  # a run without fast_dev_run would fail
+                        self._rate_of(model, datamodule, settings.given[name])
                     _skipped(_FINDERS[name])
             return {}
         found: dict[str, Any] = {}
@@ -314,16 +316,17 @@ class Tuner:
         shows = self._trainer._settings.progress_bar_refresh_rate
         return bool(shows) and self._trainer.is_global_zero
 
-    def _rate_of(self, model: Any, datamodule: Any) -> TunedAttribute:
-        name = self._trainer._settings.auto_lr_find
+    def _rate_of(self, model: Any, datamodule: Any, name: Any = None) -> TunedAttribute:
+        name = name or self._trainer._settings.auto_lr_find
         names = (name,) if isinstance(name, str) else _LR_NAMES
         found = TunedAttribute.find(model, None, *names)
         if found is None:
             wanted = " or ".join(repr(one) for one in names)
             raise MisconfigurationException(
                 f"auto_lr_find={name!r} has no attribute to write to: neither "
-                f"{type(model).__name__} nor its hparams has {wanted}. Set it, use it in "
-                "configure_optimizers, or name another one: auto_lr_find='hparams.rate'"
+                f"{type(model).__name__} nor its hparams has {wanted}. One of them should have "
+                f"one of these fields ({wanted}), used in configure_optimizers; or name another "
+                "one: auto_lr_find='hparams.rate'"
             )
         return found
 

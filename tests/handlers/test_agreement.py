@@ -338,7 +338,8 @@ class TestMonitored:
         def run() -> float:
             stopping = leyden.callbacks.EarlyStopping("score", patience=9)
             made = trainer(max_epochs=1, callbacks=[stopping])
-            made.fit(Own(), loader(8, 4), loader(8, 4))
+            with pytest.warns(UserWarning, match="should not return anything"):
+                made.fit(Own(), loader(8, 4), loader(8, 4))
             return float(stopping.best_score)
 
         assert ranks(2).run(run) == [0.5, 0.5]

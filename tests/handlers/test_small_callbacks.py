@@ -231,7 +231,9 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(MisconfigurationException, match="pip install psutil"):
         DeviceStatsMonitor(cpu_stats=True)
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    with pytest.raises(MisconfigurationException, match="pip install nvidia-ml-py"):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = "pip install nvidia-ml-py .and here the NVIDIA driver is not installed"
+    with pytest.raises(MisconfigurationException, match=words):
         GPUStatsMonitor()
 
 

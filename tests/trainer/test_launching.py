@@ -337,6 +337,26 @@ def test_flags_are_those_of_1_1(arguments: dict[str, Any], flags: tuple[bool, ..
     assert (trainer.use_dp, trainer.use_ddp, trainer.use_ddp2) == flags
 
 
+@pytest.mark.parametrize(
+    ("arguments", "facts"),
+    [
+        ({"gpus": 1, "accelerator": "dp"}, (True, False, 1)),
+        ({"gpus": 2, "accelerator": "dp"}, (True, False, 1)),
+        ({"gpus": 2, "accelerator": "ddp"}, (False, True, 2)),
+        ({"gpus": 2}, (False, True, 2)),
+        ({"gpus": None, "accelerator": "dp"}, (False, False, 1)),
+    ],
+)
+def test_what_is_told_of_gpus(
+    arguments: dict[str, Any], facts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if arguments["gpus"]:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: arguments["gpus"])
+    trainer = leyden.Trainer(logger=False, checkpoint_callback=False, **arguments)
+    assert (trainer.use_dp, trainer.use_ddp, trainer.num_processes) == facts
+
+
 def test_a_plugin_and_a_name_are_one_strategy() -> None:
     with pytest.raises(MisconfigurationException, match="='ddp' are two strategies"):
         leyden.Trainer(plugins=FSDPStrategy(), accelerator="ddp", num_processes=2)

@@ -123,7 +123,8 @@ def test_with_an_epoch_end_what_evaluation_steps_return_is_for_that_alone() -> N
             return {"val_mean": torch.stack([one["val_loss"] for one in outputs]).mean()}
 
     made = trainer(max_epochs=1)
-    made.fit(Ends())
+    with pytest.warns(UserWarning, match="The validation_epoch_end should not return anything"):
+        made.fit(Ends())
     assert made.callback_metrics["val_mean"] == 1
     assert not {"val_loss", "logged", "shown"} & set(made.callback_metrics)
 
@@ -202,6 +203,18 @@ def test_the_epoch_end_is_called_where_no_step_returned_anything() -> None:
     model = Ends(lambda loss, number: None)
     trainer(max_epochs=2).fit(model)
     assert model.given == [[], []]
+
+
+def test_by_hand_the_epoch_end_gets_a_list_for_each_optimizer() -> None:
+    class ByHand(Ends):
+        automatic_optimization = False  # type: ignore[assignment]
+
+        def configure_optimizers(self) -> Any:
+            return [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(2)]
+
+    model = ByHand(lambda loss, number: None)
+    trainer(max_epochs=1).fit(model)
+    assert model.given == [[[], []]]
 
 
 def test_hidden_states_are_not_kept_for_the_epoch_end() -> None:

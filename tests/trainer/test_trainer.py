@@ -3,6 +3,7 @@
 import argparse
 import ast
 import inspect
+import logging
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 import leyden
 from leyden import trainer as module_of_trainer
+from leyden.callbacks import ModelCheckpoint
 from leyden.config import CHECKS, TrainerConfig, defaults, signature_parameters
 from leyden.config_names import ALIASES
 from leyden.exceptions import MisconfigurationException
@@ -85,6 +87,7 @@ def test_facts_of_the_machine_can_be_read(name: str) -> None:
     expected: dict[str, Any] = {
         "is_global_zero": True,
         "world_size": 1,
+        "num_processes": 1,
         "on_cpu": True,
         "root_device": torch.device("cpu"),
         "distributed_sampler_kwargs": {"num_replicas": 1, "rank": 0},
@@ -287,3 +290,24 @@ def test_metric_dicts_can_be_assigned(name: str) -> None:
     assert getattr(made, name) is held and dict(held) == {"new": 2.0}
     setattr(made, name, held)
     assert dict(held) == {"new": 2.0}
+
+
+def test_a_name_that_the_bar_has_already_is_warned_of_once(tmp_path: Path) -> None:
+    made = trainer(tmp_path, max_epochs=1)
+    made.fit(Bare(), data())
+    made.progress_bar_metrics = {"loss": 1.0, "own": 2.0}
+    with pytest.warns(UserWarning, match="The progress bar already tracks .* 'loss', and self.log"):
+        assert made.progress_bar_dict == {"loss": 1.0, "own": 2.0}
+    assert made.progress_bar_dict["loss"] == 1.0
+
+
+def test_what_is_saved_last_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        for saver in (
+            ModelCheckpoint(dirpath=tmp_path, save_last=True),
+            ModelCheckpoint(dirpath=tmp_path),
+        ):
+            trainer(tmp_path, max_epochs=2, callbacks=[saver], checkpoint_callback=True).fit(
+                Bare(), data()
+            )
+    assert caplog.messages.count("Saving latest checkpoint...") == 1

@@ -105,6 +105,8 @@ def test_fast_dev_run_skips_the_searches_and_says_so(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="Skipping batch size scaler since fast_dev_run"):
         assert on.tuner.scale_batch_size(Sized()) is None
     assert module.lr == 0.01 and on.model is None
+    with pytest.raises(MisconfigurationException, match="should have one of these fields"):
+        on.tune(Bare(), data())
 
 
 def test_a_data_module_in_the_place_of_the_loader(tmp_path: Path) -> None:
