@@ -324,6 +324,8 @@ class TrainerProperties(HardwareProperties):
         items = {} if model is None else dict(model.get_progress_bar_dict())
         logged = self._run.recorder.progress_bar_metrics
         twice = sorted((items.keys() & logged.keys()) - self._run.told_twice)
+        if model is not None and not model.automatic_optimization and "loss" in twice:
+            twice.remove("loss")  # Lightning 1.1's bar has no loss there, so a module logs its own
         if twice:
             self._run.told_twice.update(twice)  # the bar asks ten times a second
             warn(

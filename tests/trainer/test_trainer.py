@@ -311,3 +311,15 @@ def test_what_is_saved_last_is_told(tmp_path: Path, caplog: pytest.LogCaptureFix
                 Bare(), data()
             )
     assert caplog.messages.count("Saving latest checkpoint...") == 1
+
+
+def test_a_loss_logged_by_hand_is_not_warned_of(tmp_path: Path) -> None:
+    class ByHand(Bare):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+            self.log("loss", 1.0, prog_bar=True)
+
+    made = trainer(tmp_path, max_epochs=1)
+    made.fit(ByHand(), data())
+    assert made.progress_bar_dict["loss"] == 1.0
