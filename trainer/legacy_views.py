@@ -312,6 +312,13 @@ class AcceleratorBackend(_Part):
         """Move a batch to where the module is."""
         return move_to_device(batch, self.trainer.model.device)
 
+    def batch_to_device(self, batch: Any, device: Any) -> Any:
+        """Move a batch, the way that the module has for it."""
+        model = self.trainer.model
+        if model is None:
+            return move_to_device(batch, torch.device(device))
+        return model.transfer_batch_to_device(batch, torch.device(device))
+
     def setup_optimizers(self, model: Any) -> None:
         """Ask the module for its optimizers again, and step those from now on."""
         parts = configured(model.configure_optimizers())

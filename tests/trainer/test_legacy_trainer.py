@@ -188,6 +188,19 @@ def test_one_process_gathers_from_itself() -> None:
     assert backend.broadcast({"a": 1}) == {"a": 1}
     assert backend.all_gather(data) is data and backend.sync_tensor(data) is data
     assert backend.to_device([data])[0].device == data.device
+    assert backend.batch_to_device({"a": data}, "meta")["a"].is_meta
+
+
+def test_a_batch_is_moved_the_way_of_the_module() -> None:
+    class Moves(Model):
+        def transfer_batch_to_device(self, batch: Any, device: Any) -> Any:
+            return batch, device
+
+    made = trainer()
+    assert made.accelerator_backend.batch_to_device([torch.ones(1)], "meta")[0].is_meta
+    made.fit(Model())
+    made.model = Moves()
+    assert made.accelerator_backend.batch_to_device(3, "cpu") == (3, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", sorted(INSTEAD))
