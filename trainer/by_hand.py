@@ -38,7 +38,7 @@ def manual_backward(run: "Run", loss: Any, optimizer: Any, *args: Any, **kwargs:
         run.strategy.after_backward()
     if step.backward_completed.live:
         step.backward_completed.fire()
-    if not step.accumulates:
+    if not step.accumulates(getattr(optimizer, "accumulate_grad_batches", None)):
         _ready(run, optimizer)
     run.recorder.hook = caller
 

@@ -36,12 +36,19 @@ def to_torchscript(
         ValueError: An unknown method, or nothing to trace with.
     """
     if method not in ("script", "trace"):
-        raise MisconfiguredValue(f"method={method!r} is unknown: use 'script' or 'trace'")
+        raise MisconfiguredValue(
+            f"method={method!r} is unknown: to_torchscript only supports 'script' or 'trace'"
+        )
     with as_deployed(self):
         if method == "script":
             compiled: Any = torch.jit.script(self, **kwargs)
         else:
-            inputs = _example(self, example_inputs, "example_inputs")
+            inputs = _example(
+                self,
+                example_inputs,
+                "to_torchscript(method='trace') requires either `example_inputs` or "
+                "`model.example_input_array` to run forward with: pass example_inputs",
+            )
             compiled = torch.jit.trace(  # type: ignore[no-untyped-call]
                 func=self, example_inputs=inputs, **kwargs
             )
@@ -64,7 +71,12 @@ def to_onnx(self: Any, file_path: str | Path, input_sample: Any = None, **kwargs
         ValueError: There is no input.
     """
     with as_deployed(self):
-        inputs = _example(self, input_sample, "input_sample")
+        inputs = _example(
+            self,
+            input_sample,
+            "Could not export to ONNX since neither `input_sample` nor `model.example_input_array` "
+            "attribute is set, and forward needs an input: pass input_sample",
+        )
         if isinstance(inputs, dict):
             kwargs.setdefault("kwargs", inputs)
             inputs = ()
@@ -86,12 +98,11 @@ def _onnx_missing(error: ImportError) -> str:
     return f"to_onnx needs the package {name!r}, which is not installed: pip install 'leyden[onnx]'"
 
 
-def _example(module: Any, given: Any, argument: str) -> Any:
+def _example(module: Any, given: Any, missing: str) -> Any:
     inputs = module.example_input_array if given is None else given
     if inputs is None:
         raise MisconfiguredValue(
-            f"there is no input to run forward with: pass {argument}, or set example_input_array "
-            f"on {type(module).__name__}"
+            f"{missing}, or set example_input_array on {type(module).__name__}"
         )
     return module.transfer_batch_to_device(inputs, module.device)
 

@@ -139,6 +139,14 @@ def _older(today: Any) -> Any:
 
             return once
 
+        def reset(self) -> None:
+            """Put the states back, a list that ``compute`` made one tensor of as well."""
+            for name, default in self._defaults.items():
+                if isinstance(default, list) and not isinstance(getattr(self, name), list):
+                    setattr(self, name, [])
+            super().reset()
+
+        @torch.jit.unused  # what is exported may hold metrics
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             """Update, and give the value of this batch unless ``compute_on_step`` is False."""
             if not self.compute_on_step:

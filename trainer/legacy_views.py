@@ -13,7 +13,7 @@ import torch
 from leyden import legacy_distributed
 from leyden.accumulators import TensorRunningAccum
 from leyden.handlers import checkpoint_io, checkpoint_state
-from leyden.handlers.checkpoint_names import join
+from leyden.handlers.checkpoint_names import is_remote, join
 from leyden.legacy_steps import (
     Replaceable,
     evaluation_step,
@@ -203,10 +203,11 @@ class CheckpointConnector(_Part):
         self.trainer.save_checkpoint(filepath, weights_only)
 
     def restore(self, checkpoint_path: Any, on_gpu: bool = False) -> bool:
-        """Put the run that is on back to a checkpoint."""
-        checkpoint_state.restore(
-            self.trainer, checkpoint_io.load(checkpoint_path, map_location="cpu")
-        )
+        """Put the run that is on back to a checkpoint; False where there is no such file."""
+        path = os.fspath(checkpoint_path)
+        if not is_remote(path) and not os.path.isfile(path):
+            return False
+        checkpoint_state.restore(self.trainer, checkpoint_io.load(path, map_location="cpu"))
         return True
 
     def restore_training_state(self, checkpoint: dict[str, Any]) -> None:

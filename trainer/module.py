@@ -58,6 +58,7 @@ class LightningModule(ModuleHooks, HyperParameters, nn.Module):
     CHECKPOINT_HYPER_PARAMS_TYPE: ClassVar[str] = "hparams_type"
     # Read only while a run is on, or unknown to the compiler; torch.jit.script would compile them.
     __jit_unused_properties__: ClassVar[list[str]] = [
+        "_current_dataloader_idx",
         "automatic_optimization",
         "current_epoch",
         "device",

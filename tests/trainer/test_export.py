@@ -68,7 +68,7 @@ def test_the_example_of_the_module_is_traced() -> None:
 
 @pytest.mark.parametrize("method", ["temp", None, 1])
 def test_an_unknown_method_is_refused(method: Any) -> None:
-    with pytest.raises(MisconfigurationException, match="use 'script' or 'trace'"):
+    with pytest.raises(MisconfigurationException, match="only supports 'script' or 'trace'"):
         Model().to_torchscript(method=method)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+import leyden
 from leyden import legacy_metrics, legacy_scores
 
 pytest.importorskip("torchmetrics", reason="the extra 'metrics' is not installed")
@@ -153,3 +154,45 @@ def test_a_metric_can_be_pickled() -> None:
     metric(*batch())
     again = pickle.loads(pickle.dumps(metric))
     assert again.compute() == metric.compute() and type(again) is legacy_metrics.make("Accuracy")
+
+
+class Joined(legacy_metrics.make("Metric")):  # type: ignore[misc]
+    """Keeps a list, and makes one tensor of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("seen", default=[], dist_reduce_fx="cat")
+
+    def update(self, value: torch.Tensor) -> None:
+        self.seen.append(value)
+
+    def compute(self) -> torch.Tensor:
+        self.seen = torch.cat(self.seen)
+        return self.seen.sum()
+
+
+def test_a_list_that_became_a_tensor_is_put_back() -> None:
+    metric = Joined()
+    metric.seen = torch.ones(2)
+    metric.reset()
+    assert metric.seen == []
+    assert metric(torch.ones(3)) == 3
+    assert metric.compute() == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This property will be removed:DeprecationWarning")
+def test_a_module_with_metrics_can_be_exported() -> None:
+    class Scored(leyden.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = torch.nn.Linear(2, 1)
+            self.score = make("Accuracy")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.net(x)
+            return found
+
+    module = Scored()
+    x = torch.ones(1, 2)
+    assert torch.equal(module.to_torchscript()(x), module(x))
