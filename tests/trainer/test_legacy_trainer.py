@@ -99,6 +99,7 @@ def test_validation_can_be_run_from_inside_a_step() -> None:
         made.run_evaluation(test_mode=True)
 
 
+@pytest.mark.filterwarnings("ignore:The validation_epoch_end should not return")
 def test_a_validation_by_hand_gives_what_steps_and_hooks_returned() -> None:
     class Returns(Model):
         def validation_step(self, batch: Any, batch_idx: int) -> Any:
