@@ -81,6 +81,7 @@ class ReplacedSteps(Handler):
         self.run = run
         self.functions: dict[str, Callable[..., Any]] = {}
         self.output: Any = None
+        self.closes: bool | None = None  # whether gradients are complete with the step that runs
 
     def attach(self, engine: Engine) -> None:
         self.listen(engine, TrainerEvents.FIT_STARTED, self.put)
@@ -118,8 +119,11 @@ class ReplacedSteps(Handler):
             function = self.functions.get(TRAINING)
             if function is None:
                 return own(state, part, index, optimizer, closes=closes)
-            self.output = None
-            result = function(part, state.batch_idx, index, optimizer, step.hiddens)
+            self.output, self.closes = None, closes
+            try:
+                result = function(part, state.batch_idx, index, optimizer, step.hiddens)
+            finally:
+                self.closes = None
             return None if result is None else self.output
 
         step._forward_backward = forward_backward
@@ -200,7 +204,10 @@ def _forward_backward(
     if step.manual:
         output, loss = step._call(part, state, index), None
     else:
+        handler = run.features.get(KEY)
         closes = step.closes_group(state)
+        if handler is not None and handler.closes is not None:
+            closes = handler.closes
         output = TrainingStep._forward_backward(step, state, part, index, raw, closes=closes)
         loss = None if output is None else step._last_loss
     if KEY in run.features:

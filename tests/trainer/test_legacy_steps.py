@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import leyden
+from leyden.engine.optimizer_proxy import OptimizerProxy
 from leyden.exceptions import MisconfigurationException
 
 BATCH = torch.full((2, 4), 2.0)
@@ -141,6 +142,23 @@ def test_replaced_or_not_the_weights_are_the_same() -> None:
     def trained(replace: bool) -> torch.Tensor:
         leyden.seed_everything(3)
         model, made = Model(), trainer(accumulate_grad_batches=2)
+        if replace:
+            made.train_loop.training_step_and_backward = made.train_loop.training_step_and_backward
+        made.fit(model)
+        return model.layer.weight.detach()
+
+    assert trained(True).equal(trained(False))
+
+
+def test_a_replaced_step_of_an_optimizer_that_waits_only_adds_to_the_gradients() -> None:
+    class Waits(Model):
+        def configure_optimizers(self) -> Any:
+            return OptimizerProxy(super().configure_optimizers(), accumulate_grad_batches=2)
+
+    def trained(replace: bool) -> torch.Tensor:
+        leyden.seed_everything(3)
+        model = Waits()
+        made = trainer(gradient_clip_val=0.1, limit_train_batches=3)
         if replace:
             made.train_loop.training_step_and_backward = made.train_loop.training_step_and_backward
         made.fit(model)
