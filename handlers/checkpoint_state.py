@@ -22,6 +22,7 @@ gradients, metrics, handlers. Where only weights are saved it holds the version 
 """
 
 import inspect
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -184,8 +185,7 @@ def restore(trainer: Any, checkpoint: dict[str, Any]) -> None:
     for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
         strategy.load_optimizer_state_dict(module, optimizer, state)
     for entry, state in zip(trainer.lr_schedulers, checkpoint["lr_schedulers"], strict=True):
-        # What a trusted file holds beside data (a bound method, in torch 1.7) the new object has.
-        _scheduler(entry).load_state_dict(without_foreign(state)[0])
+        _load_schedule(_scheduler(entry), state)
     scaler, scale = getattr(trainer, "scaler", None), checkpoint.get("native_amp_scaling_state")
     if scaler is not None and scale is not None:
         scaler.load_state_dict(scale)
@@ -357,6 +357,15 @@ def _schedule(entry: Any) -> dict[str, Any]:
             UserWarning,
         )
     return state
+
+
+def _load_schedule(scheduler: Any, state: Mapping[str, Any]) -> None:
+    # What a trusted file holds beside data (a bound method, in torch 1.7) the new object has.
+    data = without_foreign(state)[0]
+    for name, value in data.items():
+        if isinstance(value, dict) and isinstance(getattr(scheduler, name, None), Counter):
+            data[name] = Counter(value)  # MultiStepLR's milestones
+    scheduler.load_state_dict(data)
 
 
 def _position(trainer: Any, resume: Mapping[str, Any]) -> tuple[int, int]:

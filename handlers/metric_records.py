@@ -29,6 +29,7 @@ FLAG_NAMES = (
     "rank_zero_only",
 )
 """The settings of a metric, in the order in which a record holds them."""
+_WHEN = slice(FLAG_NAMES.index("on_step"), FLAG_NAMES.index("on_epoch") + 1)
 
 
 class Record:
@@ -44,6 +45,7 @@ class Record:
         parts: earlier values of the same batch, from other splits of it.
         computed: what a metric object came to when the epoch's values were last shown.
         acc: the running reduction; None if nothing is asked for the epoch or `metric` does it.
+        other: the running reduction of a call with other settings, in the same batches.
     """
 
     __slots__ = (
@@ -61,6 +63,7 @@ class Record:
         "on_epoch",
         "on_step",
         "optimizer_idx",
+        "other",
         "parts",
         "pending",
         "prog_bar",
@@ -86,6 +89,7 @@ class Record:
         self.weighted = not rules.epoch_level
         self.sync: tuple[str, Any] | None = None
         self.acc: Accumulator | None = None
+        self.other: Accumulator | None = None
         self.metric: Any = None
         self.computed: Any = None
         self.value: Any = None
@@ -127,10 +131,13 @@ class Record:
             self.loader = loader
             suffix = f"/dataloader_idx_{loader}"
         self._set_when(step, per_epoch, suffix, epoch)
-        if not per_epoch or self.metric is not None:
+        if self.metric is not None:
             self.acc = None
+        elif not per_epoch:
+            self.acc, self.other = None, self.acc or self.other
         elif self.acc is None or not self.acc.reduces(reduction):
-            self.acc = Accumulator(reduction)
+            known = self.other if self.other and self.other.reduces(reduction) else None
+            self.acc, self.other = known or Accumulator(reduction), self.acc
 
     def _set_when(self, step: bool, per_epoch: bool, suffix: str, epoch: int | None) -> None:
         self.on_step, self.on_epoch, self.forked = step, per_epoch, step and per_epoch
@@ -177,10 +184,24 @@ class Record:
             and self.split_idx == position.split_idx
         )
 
+    def joined(self, flags: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The settings of a second call: the names that the first one made per step stay."""
+        step, per_epoch = self.rules.when(self.name, *flags[_WHEN])
+        if self.forked and not (step and per_epoch):
+            return (*flags[: _WHEN.start], True, True, *flags[_WHEN.stop :])
+        return flags
+
+    def retract(self) -> None:
+        """Take the value of this step back: another call with other settings takes its place."""
+        self.pending = False
+        if self.acc is not None and self.acc.values:
+            self.acc.values.pop()
+            self.acc.weights.pop()
+
     def forget(self) -> None:
         """Drop every value; a metric object is reset."""
         self.pending = False
-        self.parts = self.computed = None
+        self.parts = self.computed = self.other = None
         if self.acc is not None:
             self.acc.clear()
         if self.metric is not None:

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leyden.engine.errors import MisconfigurationException
 from leyden.handlers.metric_objects import computed
-from leyden.handlers.metric_records import FLAG_NAMES, Record
+from leyden.handlers.metric_records import Record
 from leyden.handlers.metric_rules import Rules
 from leyden.handlers.metric_sync import all_reduce, is_writer, world_size
 from leyden.handlers.metric_values import LazyScalars, check_name, host_scalars
@@ -93,17 +92,11 @@ class Stage:
         return record
 
     def change(self, record: Record, flags: tuple[Any, ...], position: Any, epoch: int) -> None:
-        """Take other settings for a known name: fine in another batch, an error in the same."""
+        """Take other settings for a known name; in one call of the hook the last ones count."""
         if record.repeats(position):
-            changed = ", ".join(
-                f"{name}={old!r} and {name}={new!r}"
-                for name, old, new in zip(FLAG_NAMES, record.flags, flags, strict=True)
-                if old is not new and old != new
-            )
-            raise MisconfigurationException(
-                f"self.log({record.name!r}) was called twice in one {record.hook}, with {changed}:"
-                " give both calls the same settings, or different names"
-            )
+            record.retract()
+            self.pending.remove(record)
+            flags = record.joined(flags)
         self._configure(record, flags, epoch)
 
     def _configure(self, record: Record, flags: tuple[Any, ...], epoch: int) -> None:

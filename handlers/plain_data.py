@@ -1,6 +1,6 @@
 """Plain data: find what is none, and make it."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
@@ -46,8 +46,8 @@ def without_foreign(state: Mapping[str, Any], at: str = "") -> tuple[dict[str, A
     """Leave out the entries of a state that are no plain data, in the dicts inside of it too.
 
     Returns:
-        The rest, and what was left out. Functions and methods are not named: they are code, which
-        whoever the state belongs to brings along.
+        The rest, counters as dicts, and what was left out. Functions and methods are not named:
+        they are code, which whoever the state belongs to brings along.
 
     Example:
         >>> without_foreign({"rate": 0.1, "anneal": max, "inner": {"owner": object(), "n": 1}})
@@ -57,7 +57,7 @@ def without_foreign(state: Mapping[str, Any], at: str = "") -> tuple[dict[str, A
     lost: list[str] = []
     for key, value in state.items():
         where = f"{at}[{key!r}]"
-        if type(value) in (dict, OrderedDict):
+        if type(value) in (dict, OrderedDict, Counter):
             value, inner = without_foreign(value, where)
             lost += inner
         elif type(value) in (list, tuple):

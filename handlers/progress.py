@@ -199,6 +199,8 @@ class ProgressBar(ProgressBarBase):
         self.main_progress_bar = bar = self.init_train_tqdm()
         self._main_open = True
         self._redraw_at = 0.0
+        if self._alive(bar):
+            getattr(self.trainer, "running_loss", None)  # kept from when it is first asked for
         if hasattr(bar, "metrics") and not bar.disable:
             bar.metrics, self._clock = self._metrics, bar._time
 

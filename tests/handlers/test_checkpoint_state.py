@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,17 @@ def test_the_states_of_schedulers_are_plain_data(tmp_path: Path, make: Any) -> N
         schedulers(run, make(run.optimizers[0]))
         state = through_a_file(dump(run), tmp_path)["lr_schedulers"][0]
         run.lr_schedulers[0]["scheduler"].load_state_dict(state)
+
+
+def test_milestones_come_back_without_a_warning_and_as_what_they_were(tmp_path: Path) -> None:
+    first, second = Run(tmp_path, []), Run(tmp_path, [])
+    schedulers(first, lr_scheduler.MultiStepLR(first.optimizers[0], [1, 3, 3]))
+    schedulers(second, lr_scheduler.MultiStepLR(second.optimizers[0], [7]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        restore(second, through_a_file(dump(first), tmp_path))
+    milestones = second.lr_schedulers[0]["scheduler"].milestones
+    assert type(milestones) is Counter and milestones == {1: 1, 3: 2}
 
 
 # ------------------------------------------------------------------ callbacks

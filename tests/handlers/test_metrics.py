@@ -220,12 +220,44 @@ def test_a_name_logged_twice_in_one_call_counts_once_and_the_last_time() -> None
     assert run.metrics()["callback"] == {"a": 3.0, "a_step": 3.0, "a_epoch": 3.0}
 
 
-def test_other_flags_are_refused_in_one_call_and_taken_in_another_batch() -> None:
+def test_of_two_calls_with_other_settings_in_one_step_the_last_counts() -> None:
+    run = Run()
+    for batch, value in enumerate((1.0, 5.0)):
+        run.batch(batch)
+        run.log("a", 100.0, prog_bar=True)
+        run.log("a", value, on_step=False, on_epoch=True, prog_bar=False)
+        run.recorder.train_batch_ended(write=True)
+    run.recorder.train_epoch_ended(None)
+    assert run.metrics()["callback"] == {"a": 3.0}
+    assert run.recorder.progress_bar_metrics == {}
+
+
+def test_two_reductions_of_one_name_in_one_step_do_not_mix() -> None:
+    run = Run()
+    for batch, value in enumerate((4.0, 1.0, 1.0)):
+        run.batch(batch)
+        run.log("a", value, on_step=False, on_epoch=True)
+        run.log("a", value, on_step=False, on_epoch=True, reduce_fx="max")
+        run.recorder.train_batch_ended(write=True)
+    run.recorder.train_epoch_ended(None)
+    assert run.metrics()["callback"] == {"a": 4.0}
+
+
+def test_the_names_of_a_step_stay_where_a_second_call_asks_for_less() -> None:
+    run = Run()
+    for batch, value in enumerate((1.0, 3.0)):
+        run.batch(batch)
+        run.log("a", value, on_step=True, on_epoch=True)
+        run.log("a", value, prog_bar=True)
+        run.recorder.train_batch_ended(write=True)
+    run.recorder.train_epoch_ended(None)
+    assert run.metrics()["callback"] == {"a": 3.0, "a_step": 3.0, "a_epoch": 2.0}
+
+
+def test_other_settings_are_taken_in_another_batch() -> None:
     run = Run()
     run.batch(0)
     run.log("a", 1.0, on_step=False, on_epoch=True)
-    with pytest.raises(MisconfigurationException, match="'a'.*twice.*training_step.*prog_bar=Fa"):
-        run.log("a", 1.0, on_step=False, on_epoch=True, prog_bar=True)
     run.recorder.train_batch_ended(write=True)
     run.log("a", 3.0, on_step=False, on_epoch=True, prog_bar=True)
     run.recorder.train_batch_ended(write=True)

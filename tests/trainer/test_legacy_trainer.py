@@ -54,6 +54,19 @@ def trainer(**kwargs: Any) -> Any:
     return leyden.Trainer(**{**quiet, **kwargs})
 
 
+def test_the_loss_on_the_bar_is_the_mean_of_20_steps_though_it_was_drawn_once() -> None:
+    class Counts(Model):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) * 0 + batch_idx
+
+        def train_dataloader(self) -> Any:
+            return DataLoader(torch.ones(25, 4), batch_size=1)  # type: ignore[arg-type]
+
+    made = trainer(progress_bar_refresh_rate=100)
+    made.fit(Counts())
+    assert made.progress_bar_dict["loss"] == "14.5"  # of 5 to 24
+
+
 def test_the_train_loop_tells_position_loss_and_accumulation() -> None:
     model, made = Model(), trainer(accumulate_grad_batches=2)
     rows: list[tuple[Any, ...]] = []
