@@ -26,6 +26,7 @@ import torch
 from leyden.handlers.checkpoint_leftovers import hold, remove_leftovers, unfinished_name
 from leyden.handlers.checkpoint_legacy import STAND_INS, load_trusted, stand_in, upgrade
 from leyden.handlers.checkpoint_names import is_remote
+from leyden.handlers.checkpoint_objects import revive
 
 __all__ = [
     "CheckpointError",
@@ -182,7 +183,9 @@ def load(
             raise DamagedCheckpoint(path, f"torch cannot read it ({_first_line(error)})") from error
     if not isinstance(found, dict):
         raise DamagedCheckpoint(path, f"it holds a {type(found).__name__}, not a dict")
-    return upgrade(found)
+    found = upgrade(found)
+    revive(found, trust=trust, map_location=map_location)
+    return found
 
 
 # ---------------------------------------------------------------------------------------- writing

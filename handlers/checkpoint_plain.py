@@ -9,13 +9,16 @@ from typing import Any
 import torch
 
 from leyden.engine.notice import warn
+from leyden.handlers.checkpoint_objects import pickled
 
 __all__ = ["plain"]
 
 _KEPT = (torch.dtype, torch.device, torch.Size)
 
 
-def plain(value: Any, *, name: str = "hyper_parameters") -> Any:
+def plain(
+    value: Any, *, name: str = "hyper_parameters", objects: dict[str, Any] | None = None
+) -> Any:
     """Turn ``value`` into plain data.
 
     Numbers, text, bytes, None, lists, tuples, dicts, sets and tensors stay what they are. Mappings
@@ -25,6 +28,8 @@ def plain(value: Any, *, name: str = "hyper_parameters") -> Any:
     Args:
         value: The value, nested as it likes, but not within itself.
         name: What the warning calls it.
+        objects: Gets what became text, under ``name``: pickled, or None where that cannot be done;
+            one by one from a mapping.
 
     Raises:
         ValueError: It contains itself.
@@ -35,12 +40,34 @@ def plain(value: Any, *, name: str = "hyper_parameters") -> Any:
     """
     lost: list[str] = []
     result = _plain(value, name, lost, ())
+    if lost and objects is not None:
+        kept = _pickled(value, name, lost)
+        if kept is not None:
+            objects[name] = kept
+            lost = [at for at in lost if _part(kept, name, at) is None]
     if lost:
         warn(
             f"these values are no plain data and are kept as their text: {', '.join(lost)}. "
             "Loading gives the text back; pass numbers, text, lists or dicts to keep the value",
         )
     return result
+
+
+def _pickled(value: Any, name: str, lost: list[str]) -> Any:
+    if isinstance(value, argparse.Namespace):
+        value = vars(value)
+    if not isinstance(value, Mapping):
+        return pickled(value)
+    names = [key for key in value if any(at.startswith(f"{name}[{key!r}]") for at in lost)]
+    return {key: pickled(value[key]) for key in names if isinstance(key, str)}
+
+
+def _part(kept: Any, name: str, at: str) -> bytes | None:
+    """What of ``kept`` holds the value that was at this place."""
+    if isinstance(kept, bytes):
+        return kept
+    found = (data for key, data in kept.items() if at.startswith(f"{name}[{key!r}]"))
+    return next(found, None)
 
 
 def _plain(value: Any, where: str, lost: list[str], above: tuple[int, ...]) -> Any:

@@ -35,9 +35,10 @@ from leyden.handlers.checkpoint_mismatch import (
     run_mismatches,
     weight_mismatches,
 )
+from leyden.handlers.checkpoint_objects import revive
 from leyden.handlers.checkpoint_plain import plain
 from leyden.handlers.config_containers import unpacked
-from leyden.handlers.plain_data import foreign, without_foreign
+from leyden.handlers.plain_data import foreign, numbers, without_foreign
 
 __all__ = [
     "FORM",
@@ -54,7 +55,7 @@ FORM = 1
 #: whose keys these are.
 LIGHTNING_VERSION = "1.1.8"
 
-_OWN_KEYS = ("version", "callback_states", "datamodule", "optimizers", "schedulers")
+_OWN_KEYS = ("version", "callback_states", "datamodule", "objects", "optimizers", "schedulers")
 _TRAINING_KEYS = ("optimizer_states", "lr_schedulers")
 
 
@@ -90,7 +91,10 @@ def dump(trainer: Any, weights_only: bool = False, *, whole: bool = True) -> dic
         _save_callbacks(trainer, module, checkpoint)
         spread = strategy_of(trainer)
         checkpoint["optimizer_states"] = [
-            spread.optimizer_state_dict(module, optimizer) if whole else optimizer.state_dict()
+            # A schedule made with NumPy leaves its numbers there.
+            numbers(
+                spread.optimizer_state_dict(module, optimizer) if whole else optimizer.state_dict()
+            )
             for optimizer in trainer.optimizers
         ]
         checkpoint["lr_schedulers"] = [_schedule(s) for s in trainer.lr_schedulers]
@@ -103,14 +107,15 @@ def dump(trainer: Any, weights_only: bool = False, *, whole: bool = True) -> dic
         if precision is not None and precision.checkpoint_key not in (None, *checkpoint):
             checkpoint[precision.checkpoint_key] = precision.state_dict()
         datamodule: Any = getattr(trainer, "datamodule", None)
-        kept = datamodule.state_dict() if hasattr(datamodule, "state_dict") else None
+        kept = numbers(datamodule.state_dict()) if hasattr(datamodule, "state_dict") else None
         if kept and _is_data(type(datamodule).__name__, "state_dict", kept):
             checkpoint["leyden"]["datamodule"] = kept
+    objects: dict[str, Any] = {}
     hparams = getattr(module, "hparams", None)
     if hparams:
         checkpoint["hparams_name"] = getattr(module, "_hparams_name", None) or "kwargs"
         data, containers = unpacked(hparams)
-        checkpoint["hyper_parameters"] = plain(data)
+        checkpoint["hyper_parameters"] = plain(data, objects=objects)
         if containers:
             checkpoint["leyden"]["omegaconf"] = containers
     known = set(checkpoint)
@@ -120,7 +125,9 @@ def dump(trainer: Any, weights_only: bool = False, *, whole: bool = True) -> dic
             hook(checkpoint)
     for key in set(checkpoint) - known:
         # Of the user's own making; what cannot be read back safely must not spoil the rest.
-        checkpoint[key] = plain(checkpoint[key], name=key)
+        checkpoint[key] = plain(checkpoint[key], name=key, objects=objects)
+    if objects:
+        checkpoint.setdefault("leyden", {"version": FORM})["objects"] = objects
     found: dict[str, Any] = to_host(checkpoint)
     return found  # what lies on an XLA device; that of other devices stays
 
@@ -167,6 +174,7 @@ def restore(trainer: Any, checkpoint: dict[str, Any]) -> None:
     problems = run_mismatches(checkpoint, *_parts(trainer), form=FORM)
     if problems:
         refuse(weight_mismatches(checkpoint["state_dict"], module.state_dict()) + problems)
+    revive(checkpoint)  # one that was never a file
     datamodule: Any = getattr(trainer, "datamodule", None)
     for owner in (datamodule, module):
         hook = getattr(owner, "on_load_checkpoint", None)
@@ -240,8 +248,8 @@ def _save_callbacks(trainer: Any, module: Any, checkpoint: dict[str, Any]) -> No
     callbacks = list(getattr(trainer, "callbacks", ()))
     states, own = checkpoint["callbacks"], checkpoint["leyden"]["callback_states"]
     for key, callback in zip(callback_keys(callbacks), callbacks, strict=True):
-        returned = _call_save(callback, trainer, module, checkpoint)
-        kept = callback.state_dict() if _has(callback, "state_dict") else {}
+        returned = numbers(_call_save(callback, trainer, module, checkpoint))
+        kept = numbers(callback.state_dict()) if _has(callback, "state_dict") else {}
         if returned is not None and _is_data(key, "on_save_checkpoint", returned):
             states[key] = returned
         if kept and _is_data(key, "state_dict", kept):
@@ -347,7 +355,7 @@ def _scheduler(entry: Any) -> Any:
 def _schedule(entry: Any) -> dict[str, Any]:
     """The state of a scheduler, as far as it is data."""
     scheduler = _scheduler(entry)
-    state, lost = without_foreign(scheduler.state_dict())
+    state, lost = without_foreign(numbers(scheduler.state_dict()))
     if lost:
         warn(
             f"the state of {type(scheduler).__name__} goes into the checkpoint without "

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from leyden.handlers.plain_data import numbers
+
 __all__ = ["logs_by_return", "returned_dicts", "split_returned"]
 
 _NOT_METRICS = ("log", "progress_bar", "hiddens")
@@ -51,4 +53,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _owned(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
+    return value.detach().clone() if isinstance(value, Tensor) else numbers(value)

@@ -76,10 +76,9 @@ def as_scalar(value: Any, name: str, hook: str | None) -> float | int | Tensor:
                 " part or its magnitude"
             )
         return value.reshape(())
-    if isinstance(value, bool):
-        return int(value)
+    # Not their subclasses (numpy.float64 is one), which a checkpoint could not hold.
     if isinstance(value, (int, float)):
-        return value
+        return int(value) if isinstance(value, int) else float(value)
     # numpy scalars and one-element arrays, without importing numpy
     item = getattr(value, "item", None)
     if callable(item) and getattr(value, "size", None) == 1:

@@ -9,7 +9,7 @@ import torch
 
 from leyden.handlers.checkpoint_plain import plain
 
-__all__ = ["foreign", "plain", "without_foreign"]
+__all__ = ["foreign", "numbers", "plain", "without_foreign"]
 
 _ATOMS: tuple[type, ...] = (str, bytes, int, float, bool, complex, type(None))
 _ATOMS += (torch.dtype, torch.Size, torch.device)
@@ -40,6 +40,25 @@ def foreign(value: Any, at: str = "") -> str | None:
         return None
     article = "an" if kind.__name__[:1] in "aeiouAEIOU" else "a"
     return f"{article} {kind.__name__}{f' at {at}' if at else ''}"
+
+
+def numbers(value: Any) -> Any:
+    """Make Python's numbers of NumPy's, in dicts, lists and tuples too; the rest stays as it is.
+
+    Example:
+        >>> import numpy
+        >>> numbers({"rate": numpy.float64(0.5), "steps": [numpy.int64(2)]})
+        {'rate': 0.5, 'steps': [2]}
+    """
+    kind = type(value)
+    if kind in (dict, OrderedDict):
+        return kind((key, numbers(item)) for key, item in value.items())
+    if kind in (list, tuple):
+        return kind(numbers(item) for item in value)
+    # By its name: NumPy need not be installed.
+    if kind.__module__ == "numpy" and not getattr(value, "shape", True):
+        return value.item()
+    return value
 
 
 def without_foreign(state: Mapping[str, Any], at: str = "") -> tuple[dict[str, Any], list[str]]:

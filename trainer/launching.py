@@ -32,7 +32,7 @@ from leyden.engine import rng
 from leyden.engine.errors import MisconfigurationException
 from leyden.engine.notice import warn
 from leyden.handing_back import Handed, found_attributes, module_state, take_module, take_over
-from leyden.handlers import checkpoint_io
+from leyden.handlers import checkpoint_io, checkpoint_objects
 from leyden.handlers.base import Handler
 from leyden.handlers.model_checkpoint import ModelCheckpoint
 from leyden.handlers.timer import Timer
@@ -310,6 +310,7 @@ def _packed_back(trainer: Any, objects: _Objects, before: Handed, name: str, val
         "handed": handed,
         "restored": trainer._restored_into,
         "streams": rng.capture(),
+        "pickles": checkpoint_objects.known(),
     }
     ids = {
         "trainer": trainer,
@@ -379,6 +380,7 @@ def _take(trainer: Any, objects: _Objects, handed: Any, known: Mapping[str, Any]
     trainer._restored_into = handed["restored"]
     _place(trainer, handed["facts"])
     rng.restore(handed["streams"])
+    checkpoint_objects.know(handed["pickles"])
 
 
 def _facts(trainer: Any) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
+from leyden.handlers.checkpoint_archive import UnsafeCheckpoint
+from leyden.handlers.checkpoint_objects import pickled
 from leyden.handlers.config_containers import is_container, packed
 from leyden.hparams import AttributeDict
 from leyden.hparams_files import read_hparams
@@ -12,6 +14,7 @@ from leyden.hparams_files import read_hparams
 __all__ = ["load_module"]
 
 _Module = TypeVar("_Module")
+_PLAIN = (type(None), bool, int, float, str)
 
 
 def load_module(
@@ -38,6 +41,11 @@ def load_module(
 
     # First, so that a wrong name costs no reading of a large file.
     replaced = None if hparams_file is None else read_hparams(hparams_file)
+    for parameter in inspect.signature(cls.__init__).parameters.values():
+        # An object in the file that is the default of here is no danger.
+        default = parameter.default
+        if default is not inspect.Parameter.empty and not isinstance(default, _PLAIN):
+            pickled(default)
     checkpoint = checkpoint_io.load(
         path,
         map_location="cpu" if map_location is None else map_location,
@@ -49,11 +57,38 @@ def load_module(
         containers = (checkpoint.get("leyden") or {}).get("omegaconf")
         if containers:
             checkpoint["hyper_parameters"] = packed(checkpoint["hyper_parameters"], containers)
+        _without_objects(cls, path, checkpoint, given)
     checkpoint.setdefault("hyper_parameters", {})  # on_load_checkpoint may look for it
     module: Any = cls(**_arguments(cls, checkpoint, given))
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"], strict=strict)
     return cast(_Module, module)
+
+
+def _without_objects(cls: Any, path: Any, checkpoint: dict[str, Any], given: Any) -> None:
+    """Take the texts of objects out of the hyper-parameters: no constructor is made for them.
+
+    Raises:
+        UnsafeCheckpoint: the file holds one that is needed, pickled in another process.
+    """
+    objects = (checkpoint.get("leyden") or {}).get("objects", {}).get("hyper_parameters", {})
+    parameters = inspect.signature(cls.__init__).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    whole = checkpoint.get("hparams_name") in parameters
+    left = [name for name in objects if name not in given]
+    needed = [
+        name
+        for name in left
+        if objects[name] is not None and (whole or takes_all or name in parameters)
+    ]
+    if needed:
+        raise UnsafeCheckpoint(
+            f"checkpoint {str(path)!r} holds {_listed(needed)} as pickled objects, and reading "
+            "those could run any code. Pass what they were, load_from_checkpoint(path, "
+            f"{needed[0]}=...), or trust_checkpoint=True if you know who wrote the file"
+        )
+    for name in left:
+        del checkpoint["hyper_parameters"][name]
 
 
 def _arguments(cls: Any, checkpoint: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.optim import lr_scheduler
@@ -187,6 +188,25 @@ def test_milestones_come_back_without_a_warning_and_as_what_they_were(tmp_path: 
         restore(second, through_a_file(dump(first), tmp_path))
     milestones = second.lr_schedulers[0]["scheduler"].milestones
     assert type(milestones) is Counter and milestones == {1: 1, 3: 2}
+
+
+def test_numbers_of_numpy_are_kept_as_numbers(tmp_path: Path) -> None:
+    class Best(New):
+        def state_dict(self) -> dict[str, Any]:
+            return {"best": np.float64(0.25), "scores": [np.float32(0.5)]}
+
+    run = Run(tmp_path, [Best()])
+    run.optimizers[0].param_groups[0]["lr"] = np.float64(0.125)
+    scheduler = lr_scheduler.ConstantLR(run.optimizers[0])
+    scheduler.base_lrs = [np.float64(0.75)]
+    schedulers(run, scheduler)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = through_a_file(dump(run), tmp_path)
+    assert list(found["callbacks"].values()) == [{"best": 0.25, "scores": [0.5]}]
+    assert found["lr_schedulers"][0]["base_lrs"] == [0.75]
+    rate = found["optimizer_states"][0]["param_groups"][0]["lr"]
+    assert type(rate) is float and rate == run.optimizers[0].param_groups[0]["lr"]
 
 
 # ------------------------------------------------------------------ callbacks

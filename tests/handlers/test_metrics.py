@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
@@ -514,3 +515,14 @@ def test_another_module_begins_with_nothing() -> None:
     run.recorder.train_epoch_started()
     run.recorder.train_epoch_ended(None)
     assert run.metrics()["callback"] == {}
+
+
+def test_numbers_of_numpy_that_are_logged_are_kept_as_numbers() -> None:
+    run = Run()
+    run.batch(0)
+    run.log("rate", np.float64(0.5))
+    run.recorder.train_step_output({"log": {"share": np.float32(0.25)}})
+    run.recorder.train_batch_ended(write=True)
+    found = run.recorder.callback_metrics
+    assert found == {"rate": 0.5, "share": 0.25}
+    assert {type(value) for value in found.values()} == {float}

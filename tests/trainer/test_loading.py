@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from leyden.handlers import checkpoint_io
+import leyden
+from leyden.handlers import checkpoint_io, checkpoint_objects
+from leyden.handlers.checkpoint_io import UnsafeCheckpoint
 from leyden.module import LightningModule
 
 
@@ -172,3 +174,53 @@ def test_the_hook_finds_hyper_parameters_in_any_file(tmp_path: Path) -> None:
 
     path = saved(tmp_path, Plain(2))
     assert Looks.load_from_checkpoint(path, width=2).found == {}
+
+
+class Judge(nn.Module):
+    """A loss that is an argument of the module."""
+
+    def __init__(self, power: int) -> None:
+        super().__init__()
+        self.power = power
+
+
+class Judged(LightningModule):
+    def __init__(self, loss: Any, name: str = "a", shape: Any = abs) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.loss, self.name, self.shape = loss, name, shape
+        self.layer = nn.Linear(2, 1)
+
+
+def judged(path: Path, **arguments: Any) -> Path:
+    made = leyden.Trainer(logger=False, checkpoint_callback=False, default_root_dir=str(path))
+    made._run.model = Judged(**arguments)
+    made.save_checkpoint(path / "j.ckpt", weights_only=True)
+    return path / "j.ckpt"
+
+
+def test_objects_come_back_to_the_process_that_saved_them(tmp_path: Path) -> None:
+    loss = Judge(3)
+    module = Judged.load_from_checkpoint(judged(tmp_path, loss=loss, name="b"))
+    assert module.loss is not loss and (module.loss.power, module.name) == (3, "b")
+    assert module.hparams.loss is module.loss
+
+
+def test_objects_of_another_process_are_given_or_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = judged(tmp_path, loss=Judge(3), name="b")
+    monkeypatch.setattr(checkpoint_objects, "_OWN", set())
+    with pytest.raises(UnsafeCheckpoint, match="'loss' as pickled.*loss=.*trust_checkpoint=True"):
+        Judged.load_from_checkpoint(path)
+    assert Judged.load_from_checkpoint(path, loss=Judge(5)).loss.power == 5
+    assert Judged.load_from_checkpoint(path, trust_checkpoint=True).loss.power == 3
+
+
+@pytest.mark.filterwarnings("ignore:these values are no plain data")
+def test_what_could_not_be_pickled_has_its_default_or_is_asked_for(tmp_path: Path) -> None:
+    path = judged(tmp_path, loss=Judge(1), shape=lambda x: x)
+    assert Judged.load_from_checkpoint(path).shape is abs
+    path = judged(tmp_path, loss=lambda x: x)
+    with pytest.raises(TypeError, match="Judged needs 'loss', which the checkpoint does not hold"):
+        Judged.load_from_checkpoint(path)
