@@ -9,6 +9,7 @@ says so.
 import difflib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -24,6 +25,8 @@ __all__ = ["install", "is_installed", "uninstall"]
 PACKAGE = "pytorch_lightning"
 #: what the package says its version is.
 VERSION = "1.1.8"
+#: the folder of a package of that name, which child processes import.
+STAND_IN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stand_in")
 #: every module that there is, in the order of their names.
 KNOWN = sorted({*MODULES, *STAND_INS})
 
@@ -40,13 +43,17 @@ def install(*, force: bool = False) -> None:
     """
     if is_installed():
         return
-    if not force and (PACKAGE in sys.modules or importlib.util.find_spec(PACKAGE) is not None):
+    _leave_path()
+    another = PACKAGE in sys.modules or importlib.util.find_spec(PACKAGE) is not None
+    if another and not force:
         raise ImportError(
             "pytorch_lightning is installed here: uninstall it, or call "
             "leyden.compat.install(force=True) to put leyden in its place"
         )
     _forget()
     sys.meta_path.insert(0, _Finder())
+    # A child process that is not forked gets this path, and not the finder.
+    sys.path.insert(0 if another else len(sys.path), STAND_IN)
 
 
 def is_installed() -> bool:
@@ -57,7 +64,12 @@ def is_installed() -> bool:
 def uninstall() -> None:
     """Undo :func:`install`."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
+    _leave_path()
     _forget()
+
+
+def _leave_path() -> None:
+    sys.path[:] = [path for path in sys.path if path != STAND_IN]
 
 
 def _forget() -> None:

@@ -24,6 +24,7 @@ class Loaders:
 
     Args:
         share: gives what this process reads of a loader, ``share(loader, train=True)``.
+        processes: how many train together.
 
     Attributes:
         train: the training loader; None before it was asked for.
@@ -33,8 +34,14 @@ class Loaders:
         told: called with a name and the loaders, each time that some were asked for.
     """
 
-    def __init__(self, share: Callable[..., Any] = lambda loader, *, train: loader) -> None:
+    def __init__(
+        self,
+        share: Callable[..., Any] = lambda loader, *, train: loader,
+        *,
+        processes: int = 1,
+    ) -> None:
         self.share = share
+        self.processes = processes
         self.given: dict[str, Any] = {}
         self.model: Any = None
         self.datamodule: Any = None
@@ -95,7 +102,7 @@ class Loaders:
         if self.told is not None:
             self.told("train_dataloader", [loader])
         _seed_workers(loader)
-        _refuse_empty(loader, "the training loader")
+        self._refuse_empty(loader, "the training loader")
         self.train = loader = self.share(loader, train=True)
         self.num_training_batches = limited(
             batches_of(loader), settings.limit_train_batches, "limit_train_batches", floor=0
@@ -132,7 +139,7 @@ class Loaders:
         for loader in found:
             _seed_workers(loader)
             if stage != "predict" and limit != 0:
-                _refuse_empty(loader, f"a loader of {name}")
+                self._refuse_empty(loader, f"a loader of {name}")
         # Predictions are put together again, in the order of the batches.
         whole = {"batches": True} if stage == "predict" else {}
         found = [self.share(loader, train=False, **whole) for loader in found]
@@ -140,6 +147,27 @@ class Loaders:
         self.num_batches[stage] = [
             limited(batches_of(loader), limit, limit_name, floor=1) for loader in found
         ]
+
+    def _refuse_empty(self, loader: Any, what: str) -> None:
+        """Refuse a loader of no batches, and warn of a length that may be wrong.
+
+        Source: Lightning 1.1. Of several processes one alone may have none, and the others wait for
+        it: they find out together, when they compare their numbers of batches.
+        """
+        count = batches_of(loader)
+        if count == 0:
+            told = (
+                f"{what} has no batches, its length is 0: look at the length of its dataset, "
+                "batch_size and drop_last, or pass limit_..._batches=0 where the loop is to be off"
+            )
+            if self.processes == 1:
+                raise MisconfiguredValue(told)
+            warn(told)
+        if count != INFINITE and isinstance(getattr(loader, "dataset", None), IterableDataset):
+            warn(
+                "Your `IterableDataset` has `__len__` defined. With several workers each of them "
+                "gives all samples unless the dataset deals them out, and the length no longer fits"
+            )
 
     def val_check_batch(self, interval: float) -> float:
         """After how many batches to validate; infinity: at the end of data of unknown length."""
@@ -169,25 +197,6 @@ def batches_of(loader: Any) -> float:
         return len(loader)
     except (TypeError, NotImplementedError):
         return INFINITE
-
-
-def _refuse_empty(loader: Any, what: str) -> None:
-    """Refuse a loader of no batches, and warn of a length that may be wrong.
-
-    Source: Lightning 1.1.
-    """
-    count = batches_of(loader)
-    if count == 0:
-        raise MisconfiguredValue(
-            f"{what} has no batches, its length is 0: look at the length of its dataset, "
-            "batch_size and drop_last, or pass limit_..._batches=0 where the loop is to be off"
-        )
-    if count != INFINITE and isinstance(getattr(loader, "dataset", None), IterableDataset):
-        warn(
-            "Your `IterableDataset` has `__len__` defined. With several workers each of them gives "
-            "all samples unless the dataset deals them out, and the length no longer fits",
-            UserWarning,
-        )
 
 
 def limited(count: float, limit: float, name: str, *, floor: int) -> float:

@@ -83,7 +83,7 @@ class Run:
         self.steps: dict[str, Any] = {}
         self.parts = OptimizerSet()
         self.strategy: Strategy = strategy_for(settings)
-        self.loaders = Loaders(self.strategy.share)
+        self.loaders = Loaders(self.strategy.share, processes=self.strategy.world_size)
         self.precision = plugin_of(settings.plugins, Precision) or precision_for(
             settings.precision,
             self.strategy.root_device.type,

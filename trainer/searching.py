@@ -58,7 +58,10 @@ class SearchLoaders(Loaders):
     """
 
     def __init__(self, kept: Snapshot | None = None, loaders: Loaders | None = None) -> None:
-        super().__init__(*(() if loaders is None else (loaders.share,)))
+        if loaders is None:
+            super().__init__()
+        else:
+            super().__init__(loaders.share, processes=loaders.processes)
         self.kept = kept
         self._lent: list[DataLoader[Any]] = []
 

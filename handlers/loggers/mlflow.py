@@ -208,10 +208,9 @@ def __getattr__(name: str) -> Any:
     if name not in ("MlflowClient", "mlflow"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        client = _import_mlflow()
+        return _import_mlflow() if name == "MlflowClient" else importlib.import_module("mlflow")
     except ModuleNotFoundError:
         return None
-    return client if name == "MlflowClient" else importlib.import_module("mlflow")
 
 
 def _entities() -> Any:

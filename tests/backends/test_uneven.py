@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -344,7 +345,8 @@ class TestRefused:
                     return iter(rows)
 
             few: Any = rows if known else Few()
-            with pytest.raises(MisconfigurationException) as raised:
+            with pytest.raises(MisconfigurationException) as raised, warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".* has no batches")
                 joined(max_epochs=1).fit(Bare(), DataLoader(few, SIZE))
             return str(raised.value)
 
@@ -384,7 +386,8 @@ class TestRefused:
                 return 20
 
         def run() -> None:
-            joined(max_epochs=1).fit(Bare(), DataLoader(Lies(), SIZE))
+            with pytest.warns(UserWarning, match="has `__len__` defined"):
+                joined(max_epochs=1).fit(Bare(), DataLoader(Lies(), SIZE))
 
         with pytest.raises(RankFailure, match="said it has 10 batches, and gave"):
             ranks(2).run(run)

@@ -17,7 +17,7 @@ import torch
 import leyden
 from leyden import arguments, compat, legacy, legacy_parts
 from leyden.compat_gone import REFUSED
-from leyden.compat_names import MODULES
+from leyden.compat_names import MODULES, REPLACEABLE
 from leyden.module import LightningModule
 
 
@@ -78,7 +78,8 @@ def test_every_module_and_name_of_the_table_is_there(pl: Any, below: str) -> Non
             pytest.importorskip(package)
     module = importlib.import_module(f"pytorch_lightning.{below}")
     for name in MODULES[below]:
-        assert getattr(module, name) is not None
+        # None stands for a package that is not installed, as in Lightning 1.1.
+        assert getattr(module, name) is not None or name in REPLACEABLE
     assert set(module.__all__) <= set(dir(module))
 
 
@@ -146,6 +147,56 @@ def test_an_installed_package_is_not_shadowed_unless_told_to(
     monkeypatch.setitem(sys.modules, "pytorch_lightning", sys)
     with pytest.raises(ImportError, match="force=True"):
         compat.install()
+
+
+SCRIPT = """
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch.utils.data import DataLoader, Dataset
+
+
+class Numbers(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        assert issubclass(pl.Trainer, object) and pl.__version__.startswith("1.1")
+        return torch.ones(1) * index
+
+
+def ask(rank, names):
+    import leyden
+
+    assert pl.Trainer is leyden.Trainer and issubclass(Callback, leyden.Callback)
+    names.put(pl.__name__)
+
+
+if __name__ == "__main__":
+    loader = DataLoader(Numbers(), num_workers=1, multiprocessing_context="spawn")
+    print("sum", sum(batch.item() for batch in loader))
+    names = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    torch.multiprocessing.spawn(ask, (names,))
+    print("child", names.get())
+"""
+
+
+@pytest.mark.slow
+def test_children_that_are_not_forked_find_it(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "leyden", "run", str(script)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["sum", "6.0", "child", "pytorch_lightning"], done.stderr
+
+
+def test_its_path_comes_and_goes() -> None:
+    before = list(sys.path)
+    compat.install()
+    assert sys.path == [*before, compat.STAND_IN]
+    compat.install()
+    compat.uninstall()
+    assert sys.path == before
 
 
 SUITE = """
