@@ -1,7 +1,6 @@
 """Test, validation and prediction on their own, outside of fit."""
 
 import pprint
-import warnings
 from itertools import zip_longest
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 
 from leyden.engine import TrainerEvents
 from leyden.engine.errors import MisconfigurationException
+from leyden.engine.notice import warn
 from leyden.loaders import LOADERS
 from leyden.module import LightningModule
 from leyden.overrides import overrides
@@ -80,10 +80,9 @@ def _is_idle(model: Any, has_data: bool) -> bool:
     if has_step and has_data:
         return False
     missing = ["test_step"] * (not has_step) + ["test data"] * (not has_data)
-    warnings.warn(
+    warn(
         f"{type(model).__name__} has no {' and no '.join(missing)}: nothing is tested",
         UserWarning,
-        stacklevel=4,
     )
     return True
 

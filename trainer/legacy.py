@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from leyden.engine.notice import warn
 from leyden.handlers.loggers.ranks import is_rank_zero, rank_zero_only
 from leyden.legacy_parts import lightning_get_all_attr_holders
 from leyden.module import LightningModule
@@ -209,11 +210,10 @@ def has_len(dataloader: Any) -> bool:
             "dataset, batch_size and drop_last"
         )
     if has_iterable_dataset(dataloader) and isinstance(dataloader, DataLoader):
-        warnings.warn(
+        warn(
             f"the {type(dataloader.dataset).__name__} is a stream with a length: with several "
             "workers it has to give each its share, or all batches come once from each",
             UserWarning,
-            stacklevel=2,
         )
     return True
 
