@@ -38,6 +38,11 @@ REFUSED: dict[str, str] = {
     "BaseFinetuning": "not in 1.1: freeze and unfreeze in a Callback, as examples/transfer.py does",
     "BackboneFinetuning": "not in 1.1: freeze and unfreeze in a Callback, see examples/transfer.py",
     "ModelPruning": "not in 1.1: torch.nn.utils.prune in a Callback does it",
+    "CombinedLoader": "not in 1.1: one DataLoader over a torch.utils.data.StackDataset",
+    "DDPPlugin": "not in 1.1: Trainer(accelerator='ddp'), with other choices by other arguments",
+    "LightningLite": "not in 1.1: leyden.engine.Engine runs a step of your own",
+    "RunningStage": "not in 1.1: trainer.training, testing and validating tell it",
+    "TrainerFn": "not in 1.1: stage of setup() is 'fit', 'validate', 'test' or 'predict'",
     "QuantizationAwareTraining": "not in 1.1: Trainer(precision=8) trains weights of 8 bits",
 }
 

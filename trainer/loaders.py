@@ -97,6 +97,15 @@ class Loaders:
                 f"the training loader is {loader!r} ({type(loader).__name__}): it must be a "
                 "DataLoader or another iterable of batches"
             )
+        if isinstance(loader, (dict, list, tuple)) and any(
+            isinstance(one, DataLoader)
+            for one in (loader.values() if isinstance(loader, dict) else loader)
+        ):
+            raise MisconfigurationException(
+                f"the training loader is a {type(loader).__name__} of loaders, which came after "
+                "Lightning 1.1: pass one, such as a DataLoader over a dataset whose items hold a "
+                "sample of each (torch.utils.data.StackDataset)"
+            )
         if settings.overfit_batches:
             loader = unshuffled(loader)
         if self.told is not None:

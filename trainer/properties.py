@@ -3,9 +3,11 @@
 import os
 import warnings
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 from leyden.by_hand import manual_backward
+from leyden.config import CHECKS
 from leyden.engine import Engine
 from leyden.engine.notice import warn
 from leyden.handler_set import HandlerSet
@@ -32,6 +34,11 @@ class TrainerProperties(HardwareProperties):
     def _change(self, name: str, value: Any) -> None:
         """Set one argument, by the rules of ``settings.py``, and remake what reads it."""
         change(name, value, self._settings, self._run)
+        self._list_arguments()
+
+    def _list_arguments(self) -> None:
+        """Let ``vars(trainer)`` have every argument: programs filter their settings by it."""
+        self.__dict__.update({name: getattr(self._settings, name) for name in CHECKS})
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickle, or a copy, has the arguments, callbacks and loggers, and has not run yet."""
@@ -484,3 +491,8 @@ def _replace(kept: dict[str, Any], metrics: Mapping[str, Any]) -> None:
     entries = dict(metrics)
     kept.clear()
     getattr(kept, "store", kept.update)(entries)
+
+
+# The arguments that are no more than that; Trainer.__setattr__ sets them.
+for _name in CHECKS.keys() - set(dir(TrainerProperties)):
+    setattr(TrainerProperties, _name, property(attrgetter(f"_settings.{_name}")))

@@ -153,6 +153,7 @@ class Trainer(TrainerProperties):
             self._run = Run(settings, self)
             self._restored_into = None
             settings.profiler = make_profiler(settings.profiler)
+            self._list_arguments()
             tell(config.changes)
             assemble(settings, self._run)
             assemble_observers(settings, self._run, self)
@@ -366,8 +367,6 @@ class Trainer(TrainerProperties):
         object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
-        if name in CHECKS:
-            return getattr(self._settings, name)
         if name[:2] != "__" and "_run" in self.__dict__:
             from leyden.legacy_trainer import attribute_of_1_1
 

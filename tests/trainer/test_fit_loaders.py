@@ -227,3 +227,10 @@ def test_a_loader_that_fails_in_mid_epoch_is_the_error_that_arrives(tmp_path: Pa
         made.fit(Bare(), Breaks())
     assert made.optimizer_steps == 2
     assert made.fit(Bare(), data()) == 1
+
+
+@pytest.mark.parametrize("form", [dict, list])
+def test_several_training_loaders_are_refused(tmp_path: Path, form: type) -> None:
+    loaders = {"a": data(), "b": data()} if form is dict else [data(), data()]
+    with pytest.raises(MisconfigurationException, match=f"a {form.__name__} of loaders.*pass one"):
+        trainer(tmp_path, max_epochs=1).fit(Bare(), loaders)

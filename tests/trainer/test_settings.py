@@ -262,3 +262,12 @@ def test_a_module_of_its_own_begins_with_the_checkpoint_again(tmp_path: Path) ->
     for _ in range(2):
         again.fit(Bare(), data())
         assert again.global_step == 18
+
+
+def test_vars_lists_the_arguments_as_they_are() -> None:
+    # Programs of the time of 1.1 take from a configuration what vars(Trainer()) knows.
+    made = leyden.Trainer(max_epochs=4, logger=False)
+    assert vars(made)["max_epochs"] == 4 and {"gpus", "accelerator"} <= set(vars(made))
+    made.max_epochs, made.limit_val_batches = 6, 3
+    assert (vars(made)["max_epochs"], vars(made)["limit_val_batches"]) == (6, 3)
+    assert made.limit_val_batches == 3
