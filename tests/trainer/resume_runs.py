@@ -110,7 +110,8 @@ class SaveIn(leyden.Callback):
         self.__class__ = type(f"SaveIn_{hook}", (SaveIn,), {hook: SaveIn.save, "order": order})
 
     def save(self, trainer: Any, *rest: Any) -> None:
-        if not trainer.sanity_checking:
+        # In the hook of its end the check is over, though the flag still stands, as in 1.1.8.
+        if not trainer.sanity_checking or self.hook == "on_sanity_check_end":
             self.saved += 1
             trainer.save_checkpoint(Path(trainer.default_root_dir) / "by_hand.ckpt")
 
