@@ -10,6 +10,7 @@ from leyden.compat import install
 
 __all__: list[str] = []
 
-install(force=True)
-# In place of this module, whose import is just under way.
-importlib.import_module(__name__)
+if __name__ == "pytorch_lightning":  # not as a module of leyden, which nobody needs
+    install(force=True)
+    # In place of this module, whose import is just under way.
+    importlib.import_module(__name__)
