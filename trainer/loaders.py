@@ -12,7 +12,7 @@ from leyden.engine.notice import warn
 from leyden.overrides import overrides
 from leyden.seed import WORKERS_VARIABLE, seed_worker
 
-__all__ = ["Loaders", "batches_of", "datamodule_of", "limited", "unshuffled"]
+__all__ = ["Loaders", "batches_of", "datamodule_of", "limited", "unshuffled", "without_batches"]
 
 INFINITE = float("inf")
 #: The name of the loaders of each evaluation.
@@ -165,13 +165,9 @@ class Loaders:
         """
         count = batches_of(loader)
         if count == 0:
-            told = (
-                f"{what} has no batches, its length is 0: look at the length of its dataset, "
-                "batch_size and drop_last, or pass limit_..._batches=0 where the loop is to be off"
-            )
             if self.processes == 1:
-                raise MisconfiguredValue(told)
-            warn(told)
+                raise MisconfiguredValue(without_batches(what))
+            warn(without_batches(what))
         if count != INFINITE and isinstance(getattr(loader, "dataset", None), IterableDataset):
             warn(
                 "Your `IterableDataset` has `__len__` defined. With several workers each of them "
@@ -206,6 +202,14 @@ def batches_of(loader: Any) -> float:
         return len(loader)
     except (TypeError, NotImplementedError):
         return INFINITE
+
+
+def without_batches(what: str) -> str:
+    """Say that a loader has no batches."""
+    return (
+        f"{what} has no batches, its length is 0: look at the length of its dataset, batch_size "
+        "and drop_last, or pass limit_..._batches=0 where the loop is to be off"
+    )
 
 
 def limited(count: float, limit: float, name: str, *, floor: int) -> float:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from leyden.engine.errors import MisconfiguredValue
 from leyden.handlers.accumulation import factor_at
-from leyden.loaders import INFINITE, Loaders, limited
+from leyden.loaders import INFINITE, Loaders, limited, without_batches
 
 __all__ = ["Moment", "Schedule", "Simulation"]
 
@@ -69,7 +69,8 @@ class Schedule:
                     f"simulate({name}={count!r}) is no number of batches: pass a whole number, "
                     "what len(loader) gives"
                 )
-        return Simulation(self, train_batches, several)
+        # A number alone may be 0: no loader at all. One loader of several cannot be empty.
+        return Simulation(self, train_batches, [] if val_batches == 0 else several)
 
 
 class Simulation:
@@ -98,6 +99,8 @@ class Simulation:
         # one is named.
         if schedule.num_sanity_val_steps:
             self._count_validation(val_batches)
+        if not train_batches:
+            raise MisconfiguredValue(without_batches("the training loader"))
         self.batches = int(
             limited(train_batches, schedule.limit_train_batches, "limit_train_batches", floor=0)
         )
@@ -112,6 +115,8 @@ class Simulation:
 
     def _count_validation(self, val_batches: Sequence[int]) -> None:
         limit = self.schedule.limit_val_batches
+        if limit and not all(val_batches):
+            raise MisconfiguredValue(without_batches("a loader of val_dataloader"))
         self._val_counts = [
             int(limited(count, limit, "limit_val_batches", floor=1)) for count in val_batches
         ]

@@ -114,7 +114,7 @@ def in_domain(name: str, value: Any) -> bool:
     if name == "gradient_clip_val":
         return type(value) in (int, float) and 0 <= value < math.inf
     if name == "val_check_interval":
-        return is_limit(value) and value > 0
+        return is_limit(value) and (value > 0 or type(value) is float)  # 0.0: each batch
     if name.startswith("limit_") or name == "overfit_batches":
         return is_limit(value)
     if name == "max_time":
