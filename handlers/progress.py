@@ -199,8 +199,10 @@ class ProgressBar(ProgressBarBase):
         self.main_progress_bar = bar = self.init_train_tqdm()
         self._main_open = True
         self._redraw_at = 0.0
-        if self._alive(bar):
-            getattr(self.trainer, "running_loss", None)  # kept from when it is first asked for
+        if self._refresh_rate > 1 and self._alive(bar):
+            # The losses are kept from when they are first asked for: at the first drawing as a
+            # rule, which here may be the last.
+            getattr(self.trainer, "running_loss", None)
         if hasattr(bar, "metrics") and not bar.disable:
             bar.metrics, self._clock = self._metrics, bar._time
 
