@@ -326,12 +326,7 @@ class MetricRecorder:
         stage = self._stage
         self._batch = None
         self._weight = 0
-        if stage.pending:
-            row = stage.show_steps(
-                self.callback_metrics, self.progress_bar_metrics, self._batch_idx
-            )
-            if self.logger is not None:
-                self.logged_metrics.store(row)
+        self._show_steps(stage)
         stage.since_flush += 1
         if stage.since_flush == FLUSH_EVERY:
             stage.flush()

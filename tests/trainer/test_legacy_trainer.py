@@ -11,6 +11,7 @@ import leyden
 from leyden import legacy_files, legacy_parts
 from leyden.exceptions import MisconfigurationException
 from leyden.legacy_trainer import ATTRIBUTES, INSTEAD
+from tests.trainer.tiny import QUIET
 
 
 class Model(leyden.LightningModule):
@@ -43,15 +44,7 @@ class Model(leyden.LightningModule):
 
 
 def trainer(**kwargs: Any) -> Any:
-    quiet: dict[str, Any] = {
-        "logger": False,
-        "checkpoint_callback": False,
-        "progress_bar_refresh_rate": 0,
-        "weights_summary": None,
-        "max_epochs": 1,
-        "num_sanity_val_steps": 0,
-    }
-    return leyden.Trainer(**{**quiet, **kwargs})
+    return leyden.Trainer(**{**QUIET, "max_epochs": 1, **kwargs})
 
 
 def test_the_loss_on_the_bar_is_the_mean_of_20_steps_though_it_was_drawn_once() -> None:
